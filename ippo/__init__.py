@@ -1,0 +1,36 @@
+"""PPO post-training of language models that learns only from the right rollouts.
+
+The public names are imported when they are first used, so that ``import ippo`` stays quick and light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ippo.data.prompts import PromptDataModule
+    from ippo.episodes import Episodes
+    from ippo.events import emit
+    from ippo.module import PPOModule
+    from ippo.sft import SFTModule
+
+__all__ = ["Episodes", "PPOModule", "PromptDataModule", "SFTModule", "emit"]
+
+_HOMES = {
+    "Episodes": "ippo.episodes",
+    "PPOModule": "ippo.module",
+    "PromptDataModule": "ippo.data.prompts",
+    "SFTModule": "ippo.sft",
+    "emit": "ippo.events",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'ippo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

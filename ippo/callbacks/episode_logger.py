@@ -1,0 +1,61 @@
+"""Every episode in a file, so that anyone can look at what was kept, what was dropped and why."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ippo.episodes import Episodes, write_parquet
+from ippo.errors import require
+from ippo.ranks import rank
+
+
+class EpisodeLogger(L.Callback):
+    """Writes each iteration's episodes, dropped ones included, to a parquet file, and some of their texts to
+    TensorBoard.
+
+    ``datasets.load_dataset("parquet", data_files="<directory>/*.parquet")`` reads them all. Columns: ``iteration``,
+    ``prompt``, ``response``, ``reward``, what the task's check says (``answer``, ``correct``, ``chain``, ``faithful``),
+    ``score``, ``weight``, ``kept`` and ``reason``.
+
+    Args:
+        directory: where the files go; ``episodes/`` in the trainer's root directory by default.
+        texts: episodes shown in TensorBoard at a time.
+        every_n_iterations: how often texts are shown; the files hold every iteration.
+    """
+
+    def __init__(self, directory: str | Path | None = None, texts: int = 6, every_n_iterations: int = 10) -> None:
+        require(texts >= 0, "texts", texts, "use 0 (none) or more")
+        require(every_n_iterations >= 1, "every_n_iterations", every_n_iterations, "use at least 1")
+        self.directory, self.texts, self.every_n_iterations = directory, texts, every_n_iterations
+
+    def on_update_start(self, trainer: L.Trainer, pl_module: L.LightningModule, episodes: Episodes) -> None:
+        """Called with the survivors of all filters; the others travel with them."""
+        iteration = trainer.current_epoch
+        table = episodes.records()
+        rows = len(table["prompt"])
+        table.setdefault("score", [None] * rows)
+        if "chain" in table:
+            table["faithful"] = [chain == "faithful" for chain in table["chain"]]
+        folder = Path(self.directory) if self.directory is not None else Path(trainer.default_root_dir) / "episodes"
+        write_parquet(
+            {"iteration": [iteration] * rows, **table}, folder / f"iteration-{iteration:05d}-rank-{rank():02d}.parquet"
+        )
+        if isinstance(pl_module.logger, TensorBoardLogger) and iteration % self.every_n_iterations == 0:
+            pl_module.logger.experiment.add_text("episodes", self._page(table), iteration)
+
+    def _page(self, table: dict[str, list]) -> str:
+        """Markdown for TensorBoard. What a model wrote is data: it is escaped, and stands in code blocks."""
+        pages = []
+        for place in range(min(self.texts, len(table["prompt"]))):
+            facts = (
+                f"{name} {table[name][place]}"
+                for name in ("reward", "chain", "score", "weight", "reason")
+                if name in table
+            )
+            text = html.escape(table["prompt"][place] + table["response"][place])
+            pages.append("\n".join([" · ".join(facts), "", *(f"    {line}" for line in text.splitlines())]))
+        return "\n\n".join(pages)

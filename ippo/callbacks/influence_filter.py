@@ -1,0 +1,151 @@
+"""I-PPO as a callback: score every episode, drop those that point the other way, reweight the rest, stop in time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from ippo.episodes import Episodes
+from ippo.errors import require
+from ippo.influence import (
+    Direction,
+    ExactScorer,
+    KeepRule,
+    Losses,
+    PositiveScore,
+    Proportional,
+    Scorer,
+    Verdict,
+    WeightRule,
+    judge,
+)
+from ippo.influence.direction import resolve
+from ippo.ranks import gather
+from ippo.rewards import ChainClass
+from ippo.stopwatch import stopwatch
+
+
+class InfluenceFilterCallback(L.Callback):
+    """Keeps the episodes whose policy gradient agrees with a reference direction (I-PPO, arXiv 2604.01597).
+
+    Once an iteration, before the first update, each episode is scored by the dot product of its loss gradient with the
+    direction. ``keep`` decides who stays, ``weight`` how much each counts, and training stops by itself when too few
+    survive for too long. Keep rule, weights and the decision to stop see the buffers of all ranks together.
+
+    Args:
+        scorer: what computes the scores.
+        direction: the gradient to agree with; None takes the gold solutions of the module's data.
+        keep: which episodes stay.
+        weight: weights of those that stay.
+        min_survival: stop when a smaller share than this survives ...
+        patience: ... in this many iterations in a row.
+        on_empty: when nothing survives, ``"skip"`` the update, ``"keep_all"`` of the episodes at weight 1, or
+            ``"stop"``.
+        batch_size: episodes scored at a time; bounds memory, changes no score.
+        losses: ``losses(module, episodes) -> [n]``; None takes the module's own ``policy_losses``.
+
+    Raises:
+        UsageError: if an option is out of range; at the start of training, if the direction does not fit the module.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer | None = None,
+        direction: Direction | Mapping[str, Tensor] | None = None,
+        keep: KeepRule | None = None,
+        weight: WeightRule | None = None,
+        min_survival: float = 0.1,
+        patience: int = 2,
+        on_empty: Literal["skip", "keep_all", "stop"] = "skip",
+        batch_size: int = 64,
+        losses: Losses | None = None,
+    ) -> None:
+        require(0.0 <= min_survival <= 1.0, "min_survival", min_survival, "use a share between 0 (never stop) and 1")
+        require(patience >= 1, "patience", patience, "use a whole number of iterations, at least 1")
+        require(on_empty in ("skip", "keep_all", "stop"), "on_empty", on_empty, "use skip, keep_all or stop")
+        require(batch_size >= 1, "batch_size", batch_size, "use at least 1")
+        self.scorer = scorer if scorer is not None else ExactScorer()
+        self.direction, self.losses = direction, losses
+        self.keep = keep if keep is not None else PositiveScore()
+        self.weight = weight if weight is not None else Proportional()
+        self.min_survival, self.patience, self.on_empty, self.batch_size = min_survival, patience, on_empty, batch_size
+        self.iterations_below = 0
+        self.stopping_reason_message: str | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """One trial of the direction, so that a wrong one is told before the first rollout."""
+        module: Any = pl_module
+        if self.direction is None:
+            self.direction = module.validation_direction()
+        resolve(self.direction, module.scored_module)
+
+    def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, episodes: Episodes) -> Episodes:
+        """Score, keep, weigh; returns the survivors."""
+        with stopwatch(pl_module, "score"):
+            scores, own = gather(self._score(pl_module, episodes))
+            rewards, groups = gather(episodes.rewards)[0], gather(episodes.groups)[0]
+            verdict = judge(scores, rewards, groups, self.keep, self.weight)
+        self._stop_in_time(trainer, verdict.survival)
+        self._log(pl_module, episodes, verdict, own)
+        episodes = episodes.annotate(score=verdict.scores[own].tolist())
+        if verdict.survival == 0.0 and self.on_empty == "keep_all":
+            return episodes
+        mine = verdict.part(own)
+        return episodes.reweight(mine.weights).select(mine.kept, mine.reasons)
+
+    def _score(self, module: Any, episodes: Episodes) -> Tensor:
+        losses = self.losses if self.losses is not None else module.policy_losses
+        assert self.direction is not None, "set when training starts"
+        scores = self.scorer.score(module.scored_module, losses, episodes.chunks(self.batch_size), self.direction)
+        return scores.to(episodes.rewards)
+
+    def _stop_in_time(self, trainer: L.Trainer, survival: float) -> None:
+        """Count the iterations in which too few survived; enough of them in a row end the training."""
+        self.iterations_below = self.iterations_below + 1 if survival < self.min_survival else 0
+        if self.iterations_below >= self.patience:
+            self._stop(
+                trainer, f"below {self.min_survival:.0%} of the episodes survived, {self.patience} iterations in a row"
+            )
+        elif survival == 0.0 and self.on_empty == "stop":
+            self._stop(trainer, "no episode survived")
+
+    def _stop(self, trainer: L.Trainer, reason: str) -> None:
+        self.stopping_reason_message = reason
+        trainer.should_stop = True
+
+    def _log(self, pl_module: L.LightningModule, episodes: Episodes, verdict: Verdict, own: slice) -> None:
+        finite = verdict.scores[torch.isfinite(verdict.scores)]
+        curves = {
+            "influence/kept_fraction": verdict.survival,
+            "influence/score_mean": float(finite.mean()) if len(finite) else 0.0,
+            "influence/effective_sample_size": verdict.effective_sample_size,
+        }
+        pl_module.log_dict(curves)
+        pl_module.log_dict(kept_by_class(episodes.notes.get("chain", ()), verdict.kept[own].tolist()), sync_dist=True)
+        if isinstance(pl_module.logger, TensorBoardLogger) and len(finite):
+            pl_module.logger.experiment.add_histogram("influence/scores", finite, pl_module.current_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"iterations_below": self.iterations_below}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.iterations_below = state_dict["iterations_below"]
+
+
+def kept_by_class(chains: Sequence[ChainClass], kept: Sequence[bool]) -> dict[str, float]:
+    """Share that survives among right answers by faithful chains, right answers by unfaithful ones, and wrong answers.
+
+    Example:
+        >>> kept_by_class(["faithful", "shortcut", "wrong", "wrong"], [True, False, True, False])
+        {'influence/kept_correct': 1.0, 'influence/kept_false_positive': 0.0, 'influence/kept_wrong': 0.5}
+    """
+    kinds = {"faithful": "kept_correct", "wrong": "kept_wrong"}
+    members: dict[str, list[bool]] = {}
+    for chain, stays in zip(chains, kept, strict=bool(chains)):
+        members.setdefault(kinds.get(chain, "kept_false_positive"), []).append(stays)
+    return {f"influence/{name}": sum(stays) / len(stays) for name, stays in sorted(members.items())}

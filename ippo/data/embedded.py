@@ -1,0 +1,203 @@
+"""The embedded task: word problems in GSM8K's format, made in code, whose chains of thought can be checked exactly.
+
+It has the two defects that influence filtering is about, each with a dial and both measured exactly: demonstrations
+that reach the right answer by unfaithful reasoning, and a verifier that rewards some rollouts wrongly.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ippo.data.task import Row, Task
+from ippo.errors import require
+from ippo.rewards import NoisyVerifier, classify_chain, final_answer, numeric_reward
+
+_NAMES = (
+    "Ava",
+    "Ben",
+    "Cleo",
+    "Dan",
+    "Eva",
+    "Finn",
+    "Gia",
+    "Hugo",
+    "Ida",
+    "Jon",
+    "Kim",
+    "Leo",
+    "Mia",
+    "Ned",
+    "Oda",
+    "Pia",
+)
+_ITEMS = ("pens", "books", "coins", "cards", "shells", "eggs", "nuts", "stamps", "plums", "beads", "keys", "rings")
+_GAINS = ("buys", "finds", "wins", "gets")
+_LOSSES = ("loses", "sells", "eats", "gives away")
+_FACTORS = {2: "doubles them", 3: "triples them"}
+_LARGEST = 40  # values stay within [0, _LARGEST]: a tiny model must be able to learn the sums
+
+
+@dataclass(frozen=True)
+class EmbeddedOptions:
+    """Dials of the embedded task.
+
+    Args:
+        train_size, gold_size, validation_size, test_size: rows a split; no two splits share a question.
+        min_steps, max_steps: steps a problem takes.
+        wrong_step, nonsense, shortcut: share of the demonstrations with each kind of unfaithful chain.
+        verifier_error: share of the training rewards that are flipped, both ways; evaluation never errs.
+        seed: which problems are drawn; independent of the run's seed.
+    """
+
+    train_size: int = 20_000
+    gold_size: int = 256
+    validation_size: int = 128
+    test_size: int = 256
+    min_steps: int = 2
+    max_steps: int = 4
+    wrong_step: float = 0.15
+    nonsense: float = 0.15
+    shortcut: float = 0.15
+    verifier_error: float = 0.25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for split in ("train", "gold", "validation", "test"):
+            size = getattr(self, f"{split}_size")
+            require(size >= 1, f"embedded.{split}_size", size, "a split needs at least one row")
+        require(
+            2 <= self.min_steps <= self.max_steps,
+            "embedded.min_steps",
+            self.min_steps,
+            "use at least 2 and at most max_steps",
+        )
+        for kind in ("wrong_step", "nonsense", "shortcut", "verifier_error"):
+            share = getattr(self, kind)
+            require(0.0 <= share <= 1.0, f"embedded.{kind}", share, "use a share between 0 and 1")
+        unfaithful = self.wrong_step + self.nonsense + self.shortcut
+        require(
+            unfaithful <= 1.0,
+            "embedded.wrong_step + nonsense + shortcut",
+            unfaithful,
+            "the shares may add up to at most 1",
+        )
+
+
+def embedded_task(options: EmbeddedOptions = EmbeddedOptions()) -> Task:
+    """Draw the four splits of the embedded task; the same options give the same rows.
+
+    Example:
+        >>> task = embedded_task(EmbeddedOptions(train_size=4, gold_size=1, validation_size=1, test_size=1))
+        >>> row = task.gold[0]
+        >>> task.check([row["prompt"]], [row["solution"]], answer=[row["answer"]], steps=[row["steps"]])["chain"]
+        ['faithful']
+    """
+    rng = random.Random(options.seed)
+    seen: set[str] = set()
+
+    def draw(size: int) -> list[Row]:
+        rows: list[Row] = []
+        while len(rows) < size:
+            row = _problem(rng, options)
+            if row["prompt"] not in seen:
+                seen.add(row["prompt"])
+                rows.append(row)
+        return rows
+
+    # The clean splits come first, so that they stay the same when only the size of the training split changes.
+    gold, validation, test = draw(options.gold_size), draw(options.validation_size), draw(options.test_size)
+    train = [_demonstrate(row, rng, options) for row in draw(options.train_size)]
+    notice = (
+        f"The training verifier errs on {options.verifier_error:.0%} of its rewards, on purpose; evaluation never does."
+    )
+    return Task(
+        "embedded",
+        train,
+        gold,
+        validation,
+        test,
+        reward=NoisyVerifier(numeric_reward, options.verifier_error),
+        check=check_chains,
+        notice=notice,
+    )
+
+
+def check_chains(
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    *,
+    answer: Sequence[str],
+    steps: Sequence[Sequence[str]],
+    **_: object,
+) -> dict[str, list[Any]]:
+    """The truth about each completion: extracted answer, whether it is right, and the class of its chain."""
+    chains = [classify_chain(*case) for case in zip(completions, steps, answer, strict=True)]
+    return {
+        "answer": [final_answer(text) for text in completions],
+        "correct": [chain != "wrong" for chain in chains],
+        "chain": list(chains),
+    }
+
+
+def _problem(rng: random.Random, options: EmbeddedOptions) -> dict[str, Any]:
+    value = rng.randint(2, 12)
+    events: list[str] = []
+    steps: list[str] = []
+    opening = f"{rng.choice(_NAMES)} has {value} {rng.choice(_ITEMS)}"
+    for _ in range(rng.randint(options.min_steps, options.max_steps)):
+        operator, operand = _operation(rng, value)
+        event = {
+            "+": f"{rng.choice(_GAINS)} {operand}",
+            "-": f"{rng.choice(_LOSSES)} {operand}",
+            "*": _FACTORS.get(operand, ""),
+        }
+        result = _apply(value, operator, operand)
+        events.append(event[operator])
+        steps.append(f"{value}{operator}{operand}={result}")
+        value = result
+    return {
+        "prompt": f"{opening}, {', '.join(events)}. How many now?\n",
+        "solution": _write(steps, value),
+        "answer": str(value),
+        "steps": steps,
+    }
+
+
+def _operation(rng: random.Random, value: int) -> tuple[str, int]:
+    """A step that keeps the running value within bounds."""
+    choices = [("+", n) for n in range(1, 10) if value + n <= _LARGEST] + [("-", n) for n in range(1, 10) if n <= value]
+    factors = [("*", factor) for factor in _FACTORS if value >= 2 and value * factor <= _LARGEST]
+    return rng.choice(factors) if factors and rng.random() < 0.2 else rng.choice(choices)
+
+
+def _apply(value: int, operator: str, operand: int) -> int:
+    return {"+": value + operand, "-": value - operand, "*": value * operand}[operator]
+
+
+def _write(steps: Sequence[str], answer: int | str) -> str:
+    return "\n".join([*steps, f"#### {answer}"])
+
+
+def _demonstrate(row: Row, rng: random.Random, options: EmbeddedOptions) -> Row:
+    """Replace the row's solution by an unfaithful chain with the same right answer, as often as the options say."""
+    kinds = ("faithful", "wrong_step", "nonsense", "shortcut")
+    shares = (options.wrong_step, options.nonsense, options.shortcut)
+    kind = rng.choices(kinds, weights=(1.0 - sum(shares), *shares))[0]
+    steps = list(row["steps"])
+    place = rng.randrange(len(steps))
+    if kind == "wrong_step":
+        equation, _, result = steps[place].partition("=")
+        steps[place] = f"{equation}={_other_than(int(result), rng)}"
+    elif kind == "nonsense":
+        left, right = rng.randint(1, 12), rng.randint(1, 9)
+        steps.insert(place, f"{left}+{right}={_other_than(left + right, rng)}")
+    elif kind == "shortcut":
+        del steps[place]
+    return {**row, "solution": _write(steps, row["answer"])}
+
+
+def _other_than(value: int, rng: random.Random) -> int:
+    return rng.choice([other for other in range(max(0, value - 6), value + 7) if other != value])

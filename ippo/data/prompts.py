@@ -1,0 +1,91 @@
+"""The data module: one batch of prompts an iteration, the gold solutions, and the problems to be judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from ippo.data.task import Columns, Rows, Task, columns
+from ippo.errors import require
+
+
+class IterationSampler(DistributedSampler):
+    """The rows of one iteration, a function of (seed, iteration) alone, so that a resumed run reads the same prompts.
+
+    Iteration ``i`` takes the next ``size`` places of an endless row of permutations; every rank takes its own share of
+    them. Lightning calls ``set_epoch`` with the epoch, which is the iteration.
+    """
+
+    def __init__(self, dataset: Dataset, size: int, seed: int, num_replicas: int, rank: int) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed)
+        self.size, self.rows = size, len(dataset)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.size
+        places = range(first + self.rank, first + self.size, self.num_replicas)
+        passes = {place // self.rows for place in places}
+        order = {number: self._permutation(number) for number in passes}
+        return iter([order[place // self.rows][place % self.rows] for place in places])
+
+    def __len__(self) -> int:
+        return self.size // self.num_replicas
+
+    def _permutation(self, number: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        return torch.randperm(self.rows, generator=generator).tolist()
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """How prompts are batched.
+
+    Args:
+        prompts_per_iteration: prompts in one iteration, over all ranks.
+        evaluation_batch_size: prompts in one validation or test batch.
+    """
+
+    prompts_per_iteration: int = 64
+    evaluation_batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("prompts_per_iteration", "evaluation_batch_size"):
+            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "use at least 1")
+
+
+class PromptDataModule(L.LightningDataModule):
+    """Prompts of a task, batch by batch: the training loader yields one batch an epoch, which is one PPO iteration.
+
+    Args:
+        task: the problem set.
+        options: batch sizes.
+        seed: order of the prompts.
+
+    Raises:
+        UsageError: at the start of training, if the prompts do not divide among the ranks.
+    """
+
+    def __init__(self, task: Task, options: PromptOptions = PromptOptions(), seed: int = 0) -> None:
+        super().__init__()
+        self.task, self.options, self.seed = task, options, seed
+
+    @property
+    def gold(self) -> Rows:
+        """The gold solutions that guide the influence filter."""
+        return self.task.gold
+
+    def train_dataloader(self) -> DataLoader:
+        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        size = self.options.prompts_per_iteration
+        require(size % ranks == 0, "data.prompts_per_iteration", size, f"use a multiple of the {ranks} ranks")
+        sampler = IterationSampler(self.task.train, size, self.seed, ranks, rank)  # type: ignore[arg-type]
+        return DataLoader(self.task.train, batch_size=size // ranks, sampler=sampler, collate_fn=columns)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[Columns]:
+        return DataLoader(self.task.validation, batch_size=self.options.evaluation_batch_size, collate_fn=columns)  # type: ignore[arg-type]
+
+    def test_dataloader(self) -> DataLoader[Columns]:
+        return DataLoader(self.task.test, batch_size=self.options.evaluation_batch_size, collate_fn=columns)  # type: ignore[arg-type]

@@ -1,0 +1,35 @@
+"""The seam between PPO and everything that is added to it."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import lightning as L
+
+Buffer = TypeVar("Buffer")
+
+
+def emit(trainer: L.Trainer, module: L.LightningModule, event: str, episodes: Buffer) -> Buffer:
+    """Let every callback that knows ``event`` look at the episodes and return others in their place.
+
+    Callbacks are asked in the trainer's order, each with what the one before returned; one that returns None leaves the
+    episodes as they are. A plain loop, called from inside ``training_step``, so that callbacks may use ``module.log``.
+
+    Events of :class:`ippo.PPOModule`: ``on_rollout_end`` (filter here), then ``on_update_start`` (look, do not touch).
+
+    Args:
+        trainer: the running trainer.
+        module: the module that rolled out.
+        event: the callback method to call, as ``method(trainer, module, episodes)``.
+        episodes: the rollout buffer.
+
+    Example: in an existing project's ``training_step``::
+
+        episodes = emit(self.trainer, self, "on_rollout_end", episodes)
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        method = getattr(callback, event, None)
+        if method is not None:
+            returned = method(trainer, module, episodes)
+            episodes = episodes if returned is None else returned
+    return episodes

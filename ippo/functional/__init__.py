@@ -1,0 +1,45 @@
+"""Pure tensor functions: no state, no Lightning, no model.
+
+Axes are ``n`` episodes, ``t`` response tokens, ``v`` vocabulary; how they lie: :mod:`ippo.functional.layout`.
+"""
+
+from ippo.functional.accuracy import majority_vote, pass_at_k
+from ippo.functional.advantages import gae, group_relative, rloo, token_rewards, whiten
+from ippo.functional.divergence import KLEstimator, kl
+from ippo.functional.logprobs import token_entropy, token_logprobs
+from ippo.functional.losses import (
+    Reduction,
+    aggregate,
+    clip_fraction,
+    entropy_loss,
+    kl_loss,
+    policy_loss,
+    sft_loss,
+    value_loss,
+)
+from ippo.functional.weights import effective_sample_size, largest_temper, proportional_weights
+
+__all__ = [
+    "KLEstimator",
+    "Reduction",
+    "aggregate",
+    "clip_fraction",
+    "effective_sample_size",
+    "entropy_loss",
+    "gae",
+    "group_relative",
+    "kl",
+    "kl_loss",
+    "largest_temper",
+    "majority_vote",
+    "pass_at_k",
+    "policy_loss",
+    "proportional_weights",
+    "rloo",
+    "sft_loss",
+    "token_entropy",
+    "token_logprobs",
+    "token_rewards",
+    "value_loss",
+    "whiten",
+]

@@ -1,0 +1,72 @@
+"""Pure functions behind :mod:`ippo.metrics`: what several answers to one prompt are worth together."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def pass_at_k(right: Tensor, samples: int, k: int) -> Tensor:
+    r"""The chance that at least one of k answers is right, without bias from ``samples`` >= k answers.
+
+    .. math:: 1 - \binom{m - c}{k} \Big/ \binom{m}{k} = 1 - \prod_{i=0}^{k-1} \frac{m - c - i}{m - i}
+
+    The product is the chance that k draws without replacement are all wrong, each factor that of one draw.
+    Factors lie in [0, 1] (0 once the wrong answers run out), so nothing overflows as binomials do.
+
+    Args:
+        right: [n], the number c of right answers to each prompt.
+        samples: the number m of answers to each prompt.
+        k: the number of answers that may be tried.
+
+    Returns:
+        [n], shares in [0, 1].
+
+    Raises:
+        ValueError: if k does not lie between 1 and ``samples``.
+
+    Source:
+        Chen et al. 2021 (arXiv 2107.03374), eq. 1.
+
+    Example:
+        >>> pass_at_k(torch.tensor([0, 1, 3]), samples=4, k=2)  # 1 - 6/6, 1 - 3/6, 1 - 0/6
+        tensor([0.0000, 0.5000, 1.0000])
+    """
+    if not 1 <= k <= samples:
+        raise ValueError(
+            f"k must lie between 1 and the number of answers a prompt, got k={k} with {samples} answers: "
+            f"sample at least {k} answers a prompt or lower k"
+        )
+    draws = torch.arange(k, device=right.device)
+    wrong_left = (samples - right.unsqueeze(-1) - draws).clamp(min=0)
+    return 1 - (wrong_left / (samples - draws)).prod(dim=-1)
+
+
+def majority_vote(answers: Sequence[str | None], equal: Callable[[str, str], bool] = operator.eq) -> str | None:
+    """The answer given most often; of several such the one seen first.
+
+    Args:
+        answers: the answers to one prompt; None stands for no answer and does not vote.
+        equal: ``equal(answer, other)``, whether two answers are one, so that "36.0" can vote for "36".
+
+    Returns:
+        The answer as it was first written, or None if nobody votes.
+
+    Source:
+        Self-consistency, Wang et al. 2022 (arXiv 2203.11171).
+
+    Example:
+        >>> majority_vote(["8", "36", "36.0", None, None, None])
+        '8'
+        >>> majority_vote(["8", "36", "36.0", None], equal=lambda a, b: float(a) == float(b))
+        '36'
+    """
+    votes: dict[str, int] = {}
+    for answer in answers:
+        if answer is not None:
+            candidate = next((seen for seen in votes if equal(answer, seen)), answer)
+            votes[candidate] = votes.get(candidate, 0) + 1
+    return max(votes, key=votes.__getitem__, default=None)

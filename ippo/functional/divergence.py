@@ -1,0 +1,54 @@
+"""How far the policy has moved from the reference, estimated from the sampled tokens alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ippo.functional.layout import check_axes
+
+KLEstimator = Literal["k1", "k2", "k3"]
+
+
+def kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator = "k1") -> Tensor:
+    r"""Estimate, token by token, the KL divergence of the policy from the reference, on tokens of the policy.
+
+    With r the ratio of the reference's probability to the policy's, ``k1`` = -log r is unbiased but varies
+    widely, ``k2`` = (log r)^2 / 2 varies little but is biased, ``k3`` = r - 1 - log r is unbiased, varies
+    little and is never negative. As a *loss* they differ more: on average the gradient of k1 is zero, that
+    of k2 is the divergence's own, and that of k3 is the gradient of the reverse divergence.
+
+    Args:
+        logprobs: [n, t], log-probabilities of the sampled tokens under the policy, in nats.
+        ref_logprobs: [n, t], the same under the reference policy.
+        estimator: ``"k1"``, ``"k2"`` or ``"k3"``.
+
+    Returns:
+        [n, t], in nats.
+
+    Raises:
+        ValueError: if shapes disagree or the estimator is unknown.
+
+    Source:
+        Schulman 2020, Approximating KL divergence, http://joschu.net/blog/kl-approx.html
+
+    Example:
+        >>> logprobs, ref_logprobs = torch.tensor([[0.5, 0.25]]).log(), torch.tensor([[0.25, 0.5]]).log()
+        >>> kl(logprobs, ref_logprobs, "k1")  # log 2 = 0.6931
+        tensor([[ 0.6931, -0.6931]])
+        >>> kl(logprobs, ref_logprobs, "k2")
+        tensor([[0.2402, 0.2402]])
+        >>> kl(logprobs, ref_logprobs, "k3")  # 1/2 - 1 + 0.6931, 2 - 1 - 0.6931
+        tensor([[0.1931, 0.3069]])
+    """
+    check_axes("nt nt", logprobs=logprobs, ref_logprobs=ref_logprobs)
+    log_ratio = logprobs - ref_logprobs
+    if estimator == "k1":
+        return log_ratio
+    if estimator == "k2":
+        return log_ratio.square() / 2
+    if estimator == "k3":
+        return torch.expm1(-log_ratio) + log_ratio  # exp(x) - 1 loses its digits near 0
+    raise ValueError(f'estimator must be "k1", "k2" or "k3", got {estimator!r}')

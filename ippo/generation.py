@@ -1,0 +1,133 @@
+"""Rollouts: sample responses from the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+
+from ippo.data.demonstrations import pad_left
+from ippo.errors import require
+from ippo.sequences import Sequences
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn.
+
+    Args:
+        temperature: divides the logits; log-probabilities are taken at the same temperature.
+        max_new_tokens: a response without an end-of-sequence token stops here and counts as unfinished.
+        top_p: nucleus sampling. Only for evaluation: it changes the distribution that PPO's ratios are about.
+    """
+
+    temperature: float = 1.0
+    max_new_tokens: int = 40
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, "sampling.temperature", self.temperature, "use a number above 0")
+        require(self.max_new_tokens >= 1, "sampling.max_new_tokens", self.max_new_tokens, "use at least 1")
+        require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "use a share above 0, at most 1")
+
+
+class RolloutEngine(Protocol):
+    """Anything that samples: Hugging Face here, a server elsewhere."""
+
+    def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Sequences:
+        """One response a prompt, in order, on the policy's device."""
+
+
+class HFGenerate:
+    """``transformers``' own ``generate``, in batches, with nothing left to a model's saved generation config.
+
+    Draws from torch's global generator, so ``seed_everything`` repeats it. A progress bar of its own appears when a
+    rollout takes longer than two seconds.
+
+    Args:
+        tokenizer: the policy's tokenizer; must have pad and eos tokens (they may be the same).
+        batch_size: prompts generated at a time; bounds the memory of the key-value cache.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, batch_size: int = 256) -> None:
+        require(
+            tokenizer.eos_token_id is not None,
+            "tokenizer.eos_token",
+            None,
+            "set tokenizer.eos_token: responses must end",
+        )
+        require(
+            tokenizer.pad_token_id is not None, "tokenizer.pad_token", None, "set tokenizer.pad_token (eos will do)"
+        )
+        require(batch_size >= 1, "batch_size", batch_size, "use at least 1")
+        self.tokenizer, self.batch_size = tokenizer, batch_size
+
+    @torch.no_grad()
+    def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Sequences:
+        prompt_ids, prompt_mask = pad_left(self.tokenizer(list(prompts))["input_ids"], self.tokenizer.pad_token_id)
+        prompt_ids, prompt_mask = prompt_ids.to(policy.device), prompt_mask.to(policy.device)
+        batches = list(zip(prompt_ids.split(self.batch_size), prompt_mask.split(self.batch_size), strict=True))
+        total = len(batches) * sampling.max_new_tokens
+        with (
+            _only(self._config(sampling), policy),
+            tqdm(total=total, desc="rollout", unit="token", leave=False, delay=2.0, disable=None) as bar,
+        ):
+            response_ids = torch.cat(
+                [self._sample(policy, ids, mask, sampling.max_new_tokens, bar) for ids, mask in batches]
+            )
+        return Sequences(prompt_ids, prompt_mask, response_ids, self._until_eos(response_ids)).trim()
+
+    def _config(self, sampling: Sampling) -> GenerationConfig:
+        return GenerationConfig(
+            do_sample=True,
+            temperature=sampling.temperature,
+            top_k=0,
+            top_p=sampling.top_p,
+            max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+            remove_invalid_values=True,  # NaN logits must not crash the draw; their episodes are dropped by name later
+        )
+
+    def _sample(self, policy: Any, ids: Tensor, mask: Tensor, width: int, bar: tqdm) -> Tensor:
+        """[n, width] response ids; ``generate`` stops early when every row has ended, so the rest is padding."""
+        progress = StoppingCriteriaList([_Progress(bar)])
+        sampled = policy.generate(input_ids=ids, attention_mask=mask.long(), stopping_criteria=progress)
+        response = sampled[:, ids.shape[1] :]
+        return nn.functional.pad(response, (0, width - response.shape[1]), value=self.tokenizer.pad_token_id)
+
+    def _until_eos(self, ids: Tensor) -> Tensor:
+        """[n, t] bool: up to and including the first eos. By position, because pad may equal eos."""
+        eos = (ids == self.tokenizer.eos_token_id).int()
+        return (eos.cumsum(1) - eos) == 0
+
+
+@contextmanager
+def _only(config: GenerationConfig, policy: Any) -> Iterator[None]:
+    """Evaluation mode and this generation config alone. ``generate`` fills whatever a config leaves open (top_k,
+    repetition_penalty, ...) from the model's own one, so passing ours is not enough: it takes the model's place."""
+    own, was_training = policy.generation_config, policy.training
+    policy.generation_config = config
+    policy.eval()
+    try:
+        yield
+    finally:
+        policy.generation_config = own
+        policy.train(was_training)
+
+
+class _Progress(StoppingCriteria):
+    """Never stops anything; moves the bar by one token."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar = bar
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        self.bar.update(1)
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)

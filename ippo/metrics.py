@@ -1,0 +1,172 @@
+"""Metrics of sampled answers: shares in [0, 1], exact over batches and ranks of any size."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from ippo.functional.accuracy import majority_vote, pass_at_k
+from ippo.functional.layout import check_axes
+
+
+class _Share(Metric):
+    """Hits over trials, 0 before the first trial; a subclass says in ``update`` what is tried and hit."""
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = True
+
+    hits: Tensor
+    trials: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("hits", default=torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("trials", default=torch.tensor(0), dist_reduce_fx="sum")
+
+    def compute(self) -> Tensor:
+        """Return the share so far, a scalar."""
+        return self.hits / self.trials.clamp(min=1)
+
+
+class ExactMatch(_Share):
+    """The accuracy of a single answer, averaged over the k answers sampled for each prompt.
+
+    Args:
+        kwargs: options of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = ExactMatch()
+        >>> metric.update(torch.tensor([[True, False], [False, False]]))
+        >>> metric.compute()
+        tensor(0.2500)
+    """
+
+    def update(self, correct: Tensor) -> None:
+        """Count right answers.
+
+        Args:
+            correct: [n, k], whether each answer to each prompt is right.
+
+        Raises:
+            ValueError: if ``correct`` is not [n, k].
+        """
+        check_axes("nk", correct=correct)
+        self.hits += correct.bool().sum()
+        self.trials += correct.numel()
+
+
+class MajorityVote(_Share):
+    """The share of prompts on which the most frequent answer is the gold one (self-consistency).
+
+    Ties go to the answer seen first; a prompt without any answer is a miss.
+
+    Args:
+        equal: ``equal(answer, other)``, whether they are one; it sorts the votes and judges the winner.
+        kwargs: options of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = MajorityVote()
+        >>> metric.update([["4", "5", "5"], ["7", None, None], [None, None, None]], golds=["5", "7", "9"])
+        >>> metric.compute()
+        tensor(0.6667)
+    """
+
+    def __init__(self, equal: Callable[[str, str], bool] = operator.eq, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.equal = equal
+
+    def update(self, answers: Sequence[Sequence[str | None]], golds: Sequence[str]) -> None:
+        """Hold one vote a prompt.
+
+        Args:
+            answers: the answers to each prompt; None stands for no answer and does not vote.
+            golds: the gold answer to each prompt.
+
+        Raises:
+            ValueError: if there are not as many golds as prompts.
+        """
+        if len(answers) != len(golds):
+            raise ValueError(f"golds must be one a prompt, got {len(golds)} for {len(answers)} prompts")
+        for votes, gold in zip(answers, golds, strict=True):
+            winner = majority_vote(votes, self.equal)
+            self.hits += winner is not None and self.equal(winner, gold)
+        self.trials += len(golds)
+
+
+class PassAtK(_Share):
+    """The chance that at least one of k answers is right, without bias from k or more answers a prompt.
+
+    Args:
+        k: the number of answers that may be tried.
+        kwargs: options of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if k is below 1.
+
+    Example:
+        >>> metric = PassAtK(k=2)
+        >>> metric.update(torch.tensor([[1, 0, 0, 0], [0, 0, 0, 0]]))
+        >>> metric.compute()  # (3/6 + 0/6) / 2: of the first prompt's 6 pairs, 3 hold its right answer
+        tensor(0.2500)
+    """
+
+    def __init__(self, k: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        self.k = k
+
+    def update(self, correct: Tensor) -> None:
+        """Estimate the chance for each prompt.
+
+        Args:
+            correct: [n, m], whether each answer to each prompt is right; m >= k may differ between batches.
+
+        Raises:
+            ValueError: if ``correct`` is not [n, m], or m < k.
+        """
+        check_axes("nm", correct=correct)
+        prompts, samples = correct.shape
+        self.hits += pass_at_k(correct.bool().sum(dim=1), samples, self.k).sum()
+        self.trials += prompts
+
+
+class FalsePositiveRate(_Share):
+    """The share of right answers that were reached by unfaithful reasoning; 0 if no answer was right.
+
+    Read it beside :class:`ExactMatch`: a policy that is never right has no false positives either.
+
+    Args:
+        kwargs: options of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = FalsePositiveRate()
+        >>> metric.update(correct=torch.tensor([1, 1, 0]), faithful=torch.tensor([1, 0, 0]))
+        >>> metric.compute()
+        tensor(0.5000)
+    """
+
+    higher_is_better = False
+
+    def update(self, correct: Tensor, faithful: Tensor) -> None:
+        """Count right answers and the unfaithful ones among them.
+
+        Args:
+            correct: of any shape, whether each answer is right.
+            faithful: of the same shape, whether its reasoning is sound; read only where the answer is right.
+
+        Raises:
+            ValueError: if the shapes differ.
+        """
+        if faithful.shape != correct.shape:
+            raise ValueError(
+                f"faithful must have the shape of correct, {list(correct.shape)}, got {list(faithful.shape)}"
+            )
+        self.hits += (correct.bool() & ~faithful.bool()).sum()
+        self.trials += correct.bool().sum()

@@ -1,0 +1,309 @@
+"""PPO as a LightningModule: one ``training_step`` is one iteration."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedTokenizerBase
+
+from ippo.advantages import with_advantages
+from ippo.curves import rollout_curves
+from ippo.data.demonstrations import encode_demonstrations
+from ippo.data.task import Check, Columns
+from ippo.episodes import Episodes
+from ippo.errors import require
+from ippo.evaluation import Evaluation
+from ippo.events import emit
+from ippo.functional import clip_fraction, entropy_loss, kl_loss, policy_loss, token_entropy, token_logprobs, value_loss
+from ippo.generation import HFGenerate, RolloutEngine, Sampling
+from ippo.influence import ValidationDirection
+from ippo.models import ActorCritic, response_logits, response_logprobs
+from ippo.options import EvaluationOptions, PPOOptions
+from ippo.ranks import largest, total, world_size
+from ippo.rewards import RewardFunction
+from ippo.sequences import Sequences
+from ippo.sft import demonstration_loss
+from ippo.stopwatch import stopwatch
+
+
+class PPOModule(L.LightningModule):
+    """PPO post-training of a language model.
+
+    A batch holds one iteration's prompts and an epoch holds one batch, so that epochs are iterations: checkpoints,
+    validation and TensorBoard's axis mean what a Lightning user expects. Everything that I-PPO adds is a callback that
+    answers ``on_rollout_end`` with fewer or reweighted episodes.
+
+    Args:
+        model: policy, value and reference.
+        tokenizer: the policy's tokenizer.
+        reward: ``reward(prompts, completions, **columns) -> list[float]``, the signature known from TRL.
+        check: the truth about completions, for curves only (see :data:`ippo.data.Check`).
+        ppo, sampling, evaluation: options.
+        engine: what samples responses; :class:`ippo.generation.HFGenerate` by default.
+    """
+
+    def __init__(
+        self,
+        model: ActorCritic,
+        tokenizer: PreTrainedTokenizerBase,
+        reward: RewardFunction,
+        check: Check,
+        ppo: PPOOptions = PPOOptions(),
+        sampling: Sampling = Sampling(),
+        evaluation: EvaluationOptions = EvaluationOptions(),
+        engine: RolloutEngine | None = None,
+    ) -> None:
+        super().__init__()
+        require(
+            sampling.top_p == 1.0, "sampling.top_p", sampling.top_p, "PPO's ratios need the full distribution: use 1.0"
+        )
+        self.automatic_optimization = False
+        self.model, self.tokenizer, self.reward, self.check = model, tokenizer, reward, check
+        self.ppo, self.sampling, self.evaluation = ppo, sampling, evaluation
+        self.engine = engine if engine is not None else HFGenerate(tokenizer)
+        self.validation, self.test = Evaluation(evaluation.samples), Evaluation(evaluation.samples)
+        self.stopping_reason_message: str | None = None
+
+    # ---------------------------------------------------------------- one iteration, from top to bottom
+
+    def training_step(self, batch: Columns, batch_idx: int) -> None:
+        with stopwatch(self, "rollout"):
+            rollout = self.roll_out(batch)
+        if not total(torch.tensor(len(rollout), device=self.device)):
+            self.stop("no episode has finite log-probabilities, values and reward: the model or the reward is broken")
+            return
+        episodes = emit(self.trainer, self, "on_rollout_end", rollout)
+        emit(self.trainer, self, "on_update_start", episodes)
+        with stopwatch(self, "update"):
+            self.update(episodes)
+        self.lr_schedulers().step()  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def roll_out(self, batch: Columns) -> Episodes:
+        """Sample responses, reward them, and work out their advantages. Unfinished responses earn nothing."""
+        columns = _repeat(batch, self.ppo.samples_per_prompt)
+        sequences = self.engine.generate(self.model.policy, columns["prompt"], self.sampling)
+        last = sequences.response_ids.gather(1, sequences.lengths.unsqueeze(1) - 1).squeeze(1)
+        finished = last == self.tokenizer.eos_token_id
+        texts = decode(self.tokenizer, sequences)
+        rewards = torch.tensor(self.reward(**_arguments(columns, texts)), dtype=torch.float32, device=self.device)
+        old_logprobs, reference_logprobs, values = self._look_back(sequences)
+        episodes = Episodes(
+            **vars(sequences),
+            prompts=columns["prompt"],
+            responses=texts,
+            rewards=rewards * finished,
+            groups=torch.arange(len(texts), device=self.device) // self.ppo.samples_per_prompt,
+            finished=finished,
+            old_logprobs=old_logprobs,
+            reference_logprobs=reference_logprobs,
+            values=values,
+            advantages=torch.zeros_like(values),
+            returns=torch.zeros_like(values),
+            weights=torch.ones(len(texts), device=self.device),
+            notes=self.check(**_arguments(columns, texts)),
+        )
+        usable = (torch.isfinite(old_logprobs + reference_logprobs + values) | ~sequences.response_mask).all(1)
+        episodes = episodes.select(usable & torch.isfinite(rewards), "a log-probability, value or reward is not finite")
+        episodes = with_advantages(episodes, self.ppo)
+        if len(episodes):
+            self.log_dict(rollout_curves(episodes), sync_dist=True)
+        return episodes
+
+    def update(self, episodes: Episodes) -> None:
+        """PPO epochs over the episodes that are left, in minibatches; every rank takes the same number of steps."""
+        optimizer = self.optimizers()
+        sums: dict[str, float] = defaultdict(float)
+        for _ in range(self.ppo.inner_epochs):
+            for minibatch in self._minibatches(episodes):
+                size = self._size(minibatch)
+                optimizer.zero_grad()  # type: ignore[union-attr]
+                for micro in minibatch.chunks(self.ppo.micro_batch_size):
+                    loss = self._loss(micro, sums) / size
+                    self.manual_backward(
+                        loss * world_size()
+                    )  # Lightning averages gradients over the ranks; this sums them
+                for parameters in self.model.parameter_groups().values():
+                    nn.utils.clip_grad_norm_(parameters, self.ppo.max_grad_norm)
+                optimizer.step()  # type: ignore[union-attr]
+        seen = max(1.0, sums.pop("episodes", 0.0))
+        self.log("ppo/update_tokens", sums.pop("tokens", 0.0), sync_dist=True, reduce_fx="sum")
+        self.log_dict({f"ppo/{name}": value / seen for name, value in sums.items()}, sync_dist=True)
+
+    # ---------------------------------------------------------------- the loss that is scored is the loss that is
+    # trained
+
+    def policy_losses(self, policy: nn.Module, episodes: Episodes) -> Tensor:
+        """[n] PPO loss of each episode, before its weight; what the influence filter scores."""
+        return self._policy_terms(policy, episodes)[0]
+
+    def _policy_terms(self, policy: nn.Module, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        """[n] loss and [n, t] log-probabilities."""
+        ppo, mask, old = self.ppo, episodes.response_mask, episodes.old_logprobs
+        logits = response_logits(policy, episodes)
+        logprobs = token_logprobs(logits, episodes.response_ids, self.sampling.temperature)
+        clips = (ppo.clip_low, ppo.clip_high, ppo.dual_clip)
+        losses = policy_loss(logprobs, old, episodes.advantages, mask, *clips, reduction=ppo.reduction)
+        if ppo.kl_place == "loss" and ppo.kl_coef:
+            penalty = kl_loss(logprobs, episodes.reference_logprobs, mask, ppo.kl_estimator, ppo.reduction)
+            losses = losses + ppo.kl_coef * penalty
+        if ppo.entropy_coef:
+            entropy = token_entropy(logits, self.sampling.temperature)
+            losses = losses + ppo.entropy_coef * entropy_loss(entropy, mask, ppo.reduction)
+        return losses, logprobs
+
+    def _loss(self, episodes: Episodes, sums: dict[str, float]) -> Tensor:
+        """Sum of the episodes' policy and value losses; their means are added up in ``sums`` for the curves."""
+        ppo, mask = self.ppo, episodes.response_mask
+        policy, logprobs = self._policy_terms(self.model.policy, episodes)
+        values = self.model.values(episodes)
+        value = value_loss(values, episodes.values, episodes.returns, mask, ppo.value_clip, ppo.reduction)
+        counted = episodes.weights > 0
+        with torch.no_grad():
+            logprobs, old = logprobs.detach(), episodes.old_logprobs
+            clipped = clip_fraction(logprobs, old, mask, ppo.clip_low, ppo.clip_high)
+            moved = kl_loss(logprobs, old, mask, "k3")
+            for name, each in (
+                ("policy_loss", policy),
+                ("value_loss", value),
+                ("clip_fraction", clipped),
+                ("policy_step", moved),
+            ):
+                sums[name] += float(each.detach()[counted].sum())
+            sums["episodes"] += int(counted.sum())
+            sums["tokens"] += int(episodes.lengths[counted].sum())
+        return (episodes.weights * policy).sum() + ppo.value_coef * value[counted].sum()
+
+    def _minibatches(self, episodes: Episodes) -> list[Episodes]:
+        """This rank's minibatches, filled up with weightless ones where another rank has more."""
+        minibatches = episodes.minibatches(self.ppo.minibatch_size) if len(episodes) else []
+        missing = largest(len(minibatches), self.device) - len(minibatches)
+        if missing:
+            one = (minibatches or episodes.dropped)[-1].rows(torch.tensor([0]))
+            minibatches += [one.reweight(torch.zeros_like(one.weights))] * missing
+        return minibatches
+
+    def _size(self, minibatch: Episodes) -> Tensor:
+        """What the minibatch's sum of losses is divided by: its episodes, or their tokens, over all ranks."""
+        share = torch.ones_like(minibatch.lengths) if self.ppo.reduction == "mean" else minibatch.lengths
+        return total(share[minibatch.weights > 0].sum()).clamp(min=1)
+
+    @torch.no_grad()
+    def _look_back(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
+        """[n, t] each: log-probabilities of the sampling policy and of the reference, and values."""
+        old, reference, values = (torch.zeros(sequences.response_ids.shape, device=self.device) for _ in range(3))
+        for first, part in enumerate(sequences.chunks(self.ppo.micro_batch_size)):
+            start = first * self.ppo.micro_batch_size
+            block = (slice(start, start + len(part)), slice(part.response_ids.shape[1]))
+            old[block] = response_logprobs(self.model.policy, part, self.sampling.temperature)
+            values[block] = self.model.values(part)
+            if self.ppo.kl_coef:
+                reference[block] = self.model.reference_logprobs(part, self.sampling.temperature)
+        return old, (reference if self.ppo.kl_coef else old), values
+
+    # ---------------------------------------------------------------- validation and test
+
+    def validation_step(self, batch: Columns, batch_idx: int) -> None:
+        self._judge("val", self.validation, batch)
+
+    def test_step(self, batch: Columns, batch_idx: int) -> None:
+        self._judge("test", self.test, batch)
+
+    @torch.no_grad()
+    def _judge(self, stage: str, judge: Evaluation, batch: Columns) -> None:
+        """Draw k answers a prompt and hold them against the truth."""
+        columns = _repeat(batch, self.evaluation.samples)
+        sampling = Sampling(self.evaluation.temperature, self.sampling.max_new_tokens, self.evaluation.top_p)
+        texts = decode(self.tokenizer, self.engine.generate(self.model.policy, columns["prompt"], sampling))
+        truth = self.check(**_arguments(columns, texts))
+        judge.update(truth["answer"], batch["answer"], truth["correct"], truth["chain"])
+        for name, metric in (
+            ("em", judge.em),
+            ("mv", judge.mv),
+            ("pass@k", judge.pass_at_k),
+            ("false_positive", judge.false_positive),
+        ):
+            self.log(f"{stage}/{name}", metric, batch_size=len(batch["prompt"]), prog_bar=name == "em")
+
+    # ---------------------------------------------------------------- what callbacks and the trainer ask for
+
+    @property
+    def scored_module(self) -> nn.Module:
+        """The module whose trainable parameters the influence filter scores."""
+        return self.model.policy
+
+    def validation_direction(self) -> ValidationDirection:
+        """The direction of I-PPO: the gradient of the mean SFT loss on the data module's gold solutions."""
+        gold = encode_demonstrations(self.tokenizer, self.trainer.datamodule.gold, self._context, "gold")  # type: ignore[attr-defined]
+        return ValidationDirection(gold.to(self.device).chunks(self.ppo.micro_batch_size), demonstration_loss)
+
+    def stop(self, reason: str) -> None:
+        """End training after this iteration, and say why."""
+        self.stopping_reason_message = reason
+        self.trainer.should_stop = True
+
+    def on_fit_start(self) -> None:
+        self.stopping_reason_message = None
+        for split in ("train", "validation"):
+            self._check_prompts(split)
+
+    def _check_prompts(self, split: str) -> None:
+        """A prompt that leaves no room for its response is told before the first rollout, never cut."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            return
+        prompts = [row["prompt"] for row in getattr(data.task, split)]
+        lengths = [len(ids) for ids in self.tokenizer(prompts)["input_ids"]]
+        longest = max(range(len(prompts)), key=lengths.__getitem__)
+        room = self._context - self.sampling.max_new_tokens
+        found = f"it has {lengths[longest]} tokens and the context leaves {room}"
+        remedy = f"{found}: remove it or lower sampling.max_new_tokens"
+        require(lengths[longest] <= room, f"task.{split}[{longest}]", prompts[longest][:80], remedy)
+
+    @property
+    def _context(self) -> int:
+        """Longest sequence that the policy takes."""
+        return self.model.policy.config.max_position_embeddings
+
+    def on_train_epoch_start(self) -> None:
+        self.eval()  # no dropout: the first inner step must find the log-probabilities of the rollout again
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        ppo = self.ppo
+        rates = {"policy": ppo.learning_rate, "value": ppo.value_learning_rate}
+        groups = [
+            {"params": params, "lr": rates[name], "name": name}
+            for name, params in self.model.parameter_groups().items()
+        ]
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        last = self.trainer.max_epochs or 0
+
+        def factor(iteration: int) -> float:
+            rising = (iteration + 1) / (ppo.warmup + 1)
+            falling = 1.0 - 0.9 * iteration / last if ppo.schedule == "linear" and last > 0 else 1.0
+            return min(rising, falling)
+
+        return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, factor)}
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, sequences: Sequences) -> list[str]:
+    """The responses as texts, without special tokens."""
+    real = [ids[mask] for ids, mask in zip(sequences.response_ids, sequences.response_mask, strict=True)]
+    return tokenizer.batch_decode(real, skip_special_tokens=True)
+
+
+def _repeat(batch: Columns, times: int) -> Columns:
+    """Each row ``times`` times in a row."""
+    return {key: [value for value in values for _ in range(times)] for key, values in batch.items()}
+
+
+def _arguments(columns: Columns, completions: list[str]) -> dict[str, list[Any]]:
+    """Columns and completions under the names that rewards and checks take."""
+    others = {key: values for key, values in columns.items() if key != "prompt"}
+    return {"prompts": columns["prompt"], "completions": completions, **others}

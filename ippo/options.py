@@ -1,0 +1,116 @@
+"""Options of the PPO iteration, checked where they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ippo.errors import require
+from ippo.functional import KLEstimator
+
+
+@dataclass(frozen=True)
+class PPOOptions:
+    """One PPO iteration. The defaults suit a pretrained model; the embedded task has its own in
+    ``configs/embedded.yaml``.
+
+    Args:
+        samples_per_prompt: responses drawn for each prompt of the iteration's batch.
+        inner_epochs: passes over the surviving episodes.
+        minibatch_size: episodes an optimizer step, on each rank.
+        micro_batch_size: episodes in one forward and backward; bounds memory, changes no result.
+        learning_rate, value_learning_rate: peak rates of AdamW for policy and value parameters.
+        warmup: iterations over which both rates rise to their peak.
+        schedule: ``"constant"``, or ``"linear"`` down to a tenth at ``trainer.max_epochs``.
+        max_grad_norm: gradients of policy and value parameters are each clipped to this norm.
+        clip_low, clip_high, dual_clip: see :func:`ippo.functional.policy_loss`.
+        value_clip: values move at most this far from the old ones; None switches it off.
+        value_coef: factor of the value loss.
+        entropy_coef: factor of an entropy bonus.
+        kl_coef: price of a nat of divergence from the reference policy; 0 switches the reference off.
+        kl_estimator: ``"k1"``, ``"k2"`` or ``"k3"``.
+        kl_place: the penalty goes into each token's ``"reward"`` (PPO) or into the ``"loss"`` (GRPO).
+        advantage: ``"gae"``, ``"group_relative"`` (GRPO) or ``"rloo"``; the last two compare a prompt's own samples.
+        gamma, lam: discount and trace decay of GAE.
+        whiten: scale GAE advantages to mean 0 and variance 1 over the tokens of the whole buffer.
+        reduction: ``"mean"`` weighs episodes alike, ``"sum"`` weighs tokens alike.
+    """
+
+    samples_per_prompt: int = 8
+    inner_epochs: int = 2
+    minibatch_size: int = 64
+    micro_batch_size: int = 64
+    learning_rate: float = 1e-6
+    value_learning_rate: float = 1e-6
+    warmup: int = 0
+    schedule: Literal["constant", "linear"] = "constant"
+    max_grad_norm: float = 1.0
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    value_clip: float | None = 0.2
+    value_coef: float = 1.0
+    entropy_coef: float = 0.0
+    kl_coef: float = 1e-4
+    kl_estimator: KLEstimator = "k1"
+    kl_place: Literal["reward", "loss"] = "reward"
+    advantage: Literal["gae", "group_relative", "rloo"] = "gae"
+    gamma: float = 1.0
+    lam: float = 1.0
+    whiten: bool = True
+    reduction: Literal["mean", "sum"] = "mean"
+
+    def __post_init__(self) -> None:
+        for name in ("samples_per_prompt", "inner_epochs", "minibatch_size", "micro_batch_size"):
+            value = getattr(self, name)
+            require(value >= 1, f"ppo.{name}", value, "use a whole number of at least 1")
+        for name in ("learning_rate", "value_learning_rate", "max_grad_norm"):
+            require(getattr(self, name) > 0, f"ppo.{name}", getattr(self, name), "use a number above 0")
+        for name in ("warmup", "clip_low", "clip_high", "value_coef", "entropy_coef", "kl_coef"):
+            require(getattr(self, name) >= 0, f"ppo.{name}", getattr(self, name), "use 0 or more")
+        for name in ("gamma", "lam"):
+            require(0 <= getattr(self, name) <= 1, f"ppo.{name}", getattr(self, name), "use a number between 0 and 1")
+        require(
+            self.dual_clip is None or self.dual_clip > 1,
+            "ppo.dual_clip",
+            self.dual_clip,
+            "use a number above 1, or null",
+        )
+        require(
+            self.value_clip is None or self.value_clip > 0,
+            "ppo.value_clip",
+            self.value_clip,
+            "use a number above 0, or null",
+        )
+        grouped = self.advantage != "gae"
+        require(
+            not grouped or self.samples_per_prompt > 1,
+            "ppo.samples_per_prompt",
+            self.samples_per_prompt,
+            f"advantage={self.advantage} compares the samples of one prompt: draw at least 2",
+        )
+        require(
+            not grouped or self.kl_place == "loss" or self.kl_coef == 0,
+            "ppo.kl_place",
+            self.kl_place,
+            f"advantage={self.advantage} has one advantage an episode: use kl_place=loss, or kl_coef=0",
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How validation and test answers are drawn.
+
+    Args:
+        samples: responses a prompt, k of MV@k and Pass@k.
+        temperature, top_p: of the sampling. At 1.0 the policy is judged as PPO trains it.
+    """
+
+    samples: int = 8
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.samples >= 1, "evaluation.samples", self.samples, "use at least 1")
+        require(self.temperature > 0, "evaluation.temperature", self.temperature, "use a number above 0")
+        require(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "use a share above 0, at most 1")

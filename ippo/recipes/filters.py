@@ -1,0 +1,23 @@
+"""The filters that have a name on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from ippo.callbacks import InfluenceFilterCallback
+from ippo.influence import PositiveScore, Proportional, Uniform
+
+FilterName = Literal["paper", "uniform", "tempered", "none"]
+
+_NAMED: dict[str, Callable[[], InfluenceFilterCallback | None]] = {
+    "paper": lambda: InfluenceFilterCallback(keep=PositiveScore(), weight=Proportional()),
+    "uniform": lambda: InfluenceFilterCallback(keep=PositiveScore(), weight=Uniform()),
+    "tempered": lambda: InfluenceFilterCallback(keep=PositiveScore(), weight=Proportional(min_effective=0.5)),
+    "none": lambda: None,
+}
+
+
+def build_filter(choice: FilterName | InfluenceFilterCallback) -> InfluenceFilterCallback | None:
+    """The callback behind a name, or the callback itself; None for plain PPO."""
+    return _NAMED[choice]() if isinstance(choice, str) else choice

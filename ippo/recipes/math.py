@@ -1,0 +1,100 @@
+"""``python -m ippo.recipes.math``: warm start, influence-filtered PPO, and a table of what it brought."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+import lightning as L
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+
+from ippo.callbacks import EpisodeLogger, ReproducibleState, RolloutProgress, RunRecord
+from ippo.data.prompts import PromptDataModule
+from ippo.errors import UsageError, require
+from ippo.models import SeparateModels
+from ippo.models.loading import load_policy
+from ippo.module import PPOModule
+from ippo.recipes.filters import build_filter
+from ippo.recipes.parser import build_parser, parse
+from ippo.recipes.report import print_report, scores, summarise
+from ippo.recipes.run_directory import RunDirectory
+from ippo.recipes.tasks import load_task
+from ippo.warm_start import warm_start
+
+console = Console()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the recipe; returns the exit code: 0, or 2 for a wrong argument."""
+    parser = build_parser("python -m ippo.recipes.math", __doc__ or "", preset="embedded.yaml")
+    try:
+        config, options = parse(parser, arguments)
+        run = RunDirectory(options.trainer.default_root_dir, "math", options.resume)
+        parser.save(config, run.config, overwrite=options.resume)
+        train(options, run)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def train(options: Namespace, run: RunDirectory) -> None:
+    """The whole run, from the task to the table."""
+    seed = options.seed_everything
+    L.seed_everything(seed, verbose=False)
+    require(options.layout == "separate", "layout", options.layout, "use separate")
+    task = load_task(options.task, options.embedded)
+    texts = [row["prompt"] + row["solution"] for row in task.train]
+    policy, tokenizer = load_policy(options.policy, texts, options.tiny, options.trust_remote_code)
+    size = sum(parameter.numel() for parameter in policy.parameters())
+    console.print(
+        f"Task {task.name}: {len(task.train)} training problems, {len(task.gold)} gold solutions. {task.notice}"
+    )
+    console.print(f"Policy {options.policy}: {size:,} parameters. Run directory: {run.path}")
+
+    start = time.perf_counter()
+    logger = TensorBoardLogger(run.path, name="", version="sft")
+    policy, cached = warm_start(policy, tokenizer, task.train, options.sft, seed, options.trainer.accelerator, logger)
+    seconds = time.perf_counter() - start
+    console.print("Warm start: reused." if cached else f"Warm start: {options.sft.steps} steps in {seconds:.0f} s.")
+
+    L.seed_everything(seed, verbose=False)  # from here on a reused warm start and a new one draw the same numbers
+    module = PPOModule(
+        SeparateModels(policy), tokenizer, task.reward, task.check, options.ppo, options.sampling, options.evaluation
+    )
+    data = PromptDataModule(task, options.data, seed)
+    record = RunRecord()
+    influence_filter = build_filter(options.filter)
+    trainer = build_trainer(options.trainer, run, [influence_filter, EpisodeLogger(), record])
+    before = trainer.test(module, data, verbose=False)[0]
+    trainer.fit(module, data, ckpt_path=run.newest_checkpoint() if options.resume else None)
+    after = trainer.test(module, data, verbose=False)[0]
+
+    speakers = (module, *trainer.callbacks)  # type: ignore[attr-defined]
+    reasons = [getattr(speaker, "stopping_reason_message", None) for speaker in speakers]
+    stopped_by = next(filter(None, reasons), "max_epochs")
+    sft, trained = (scores(tested, options.evaluation.samples, len(task.test)) for tested in (before, after))
+    summary = summarise(sft, trained, record.iterations, stopped_by, seed)
+    run.write_summary(summary)
+    print_report(summary, seconds, console)
+    console.print(f"Curves: tensorboard --logdir {run.path}")
+
+
+def build_trainer(options: Namespace, run: RunDirectory, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
+    """Lightning's trainer with the user's options; what they leave open goes into the run directory."""
+    arguments = options.as_dict()
+    arguments["default_root_dir"] = str(run.path)
+    if arguments["logger"] is None:
+        arguments["logger"] = TensorBoardLogger(run.path, name="", version="ppo")
+    checkpoint = ModelCheckpoint(run.checkpoints, filename="iteration-{epoch:05d}", save_on_train_epoch_end=True)
+    own = [*callbacks, ReproducibleState(), RolloutProgress(), checkpoint]
+    arguments["callbacks"] = [*(callback for callback in own if callback), *(options.callbacks or [])]
+    return L.Trainer(**arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The command line that all recipes share, by LightningCLI's conventions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Union
+
+import lightning as L
+from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from ippo.callbacks import InfluenceFilterCallback
+from ippo.data import EmbeddedOptions
+from ippo.data.prompts import PromptOptions
+from ippo.errors import UsageError
+from ippo.generation import Sampling
+from ippo.models import TinyOptions
+from ippo.options import EvaluationOptions, PPOOptions
+from ippo.recipes.filters import FilterName
+from ippo.sft import SFTOptions
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def build_parser(program: str, description: str, preset: str) -> LightningArgumentParser:
+    """Short options first, then one group for each room of the house, then Lightning's own trainer options.
+
+    Args:
+        program: what the usage line calls the recipe.
+        description: what it does.
+        preset: the file in ``configs/`` whose values hold unless others are given.
+    """
+    parser = LightningArgumentParser(
+        prog=program, description=description, default_config_files=[str(CONFIGS / preset)], exit_on_error=False
+    )
+    parser.add_argument(
+        "--config", action=ActionConfigFile, help="A YAML file of options; what it leaves out keeps its default."
+    )
+    parser.add_argument("--seed_everything", type=int, default=0, help="Seed of the run: weights, order, sampling.")
+    parser.add_argument("--task", type=str, default="embedded", help="Which problems to learn.")
+    parser.add_argument("--policy", type=str, default="tiny", help="tiny, a local directory, or a hub id.")
+    parser.add_argument("--layout", type=str, default="separate", help="How policy, value and reference share memory.")
+    parser.add_argument(
+        "--filter",
+        type=Union[FilterName, InfluenceFilterCallback],
+        default="uniform",
+        help="paper, uniform, tempered, none, or a class_path with init_args.",
+    )
+    parser.add_argument(
+        "--resume", action=ActionYesNo, default=False, help="Go on from the newest checkpoint of the run directory."
+    )
+    parser.add_argument(
+        "--trust_remote_code", action=ActionYesNo, default=False, help="Run code that comes with a checkpoint."
+    )
+    for name, options in (
+        ("data", PromptOptions),
+        ("ppo", PPOOptions),
+        ("sampling", Sampling),
+        ("evaluation", EvaluationOptions),
+        ("sft", SFTOptions),
+        ("embedded", EmbeddedOptions),
+        ("tiny", TinyOptions),
+    ):
+        parser.add_class_arguments(options, name)
+    parser.add_lightning_class_args(L.Trainer, "trainer")
+    return parser
+
+
+def parse(parser: LightningArgumentParser, arguments: Sequence[str] | None) -> tuple[Namespace, Namespace]:
+    """The options as written, for ``config.yaml``, and as objects, each checked.
+
+    Raises:
+        UsageError: if one is unknown or out of range.
+    """
+    try:
+        config = parser.parse_args(arguments)
+        return config, parser.instantiate(config)
+    except UsageError:
+        raise
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise explain(str(error)) from error
+
+
+def explain(message: str) -> UsageError:
+    """One line out of jsonargparse's many: the argument, what it got, and what it takes.
+
+    Example:
+        >>> print(explain('Parser key "ppo.lam":\\n  Errors:\\n    - Expected a <class float>\\n  Given value: often'))
+        ppo.lam = 'often': expected a <class float>
+        >>> print(explain('Parser key "filter":\\n  - min_survival = 3.0: use a share between 0 (never stop) and 1'))
+        filter.min_survival = '3.0': use a share between 0 (never stop) and 1
+    """
+    key = re.search(r'key "([^"]+)"', message)
+    argument = key[1] if key else "command line"
+    if own := re.findall(r"^[ -]*(\w+) = (.+?): (.+)$", message, re.MULTILINE):  # one of our own checks, inside a class
+        name, value, remedy = own[-1]
+        return UsageError(f"{argument}.{name}" if key else name, value, remedy)
+    expected = dict.fromkeys(re.findall(r"Expected (.+?)(?:: |[.] |$)", message, re.MULTILINE))
+    given = re.findall(r"(?:Given value|Got value): (.*)", message)
+    if expected and given:
+        return UsageError(argument, given[-1], "expected " + ", or ".join(expected))
+    return UsageError("command line", " ".join(message.split()), "see --help for all options")

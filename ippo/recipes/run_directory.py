@@ -1,0 +1,65 @@
+"""The directory of a run: made before work starts, never overwritten, found again by ``--resume``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ippo.errors import UsageError, require
+
+
+class RunDirectory:
+    """Where a run leaves its files.
+
+    Args:
+        root: the directory; a new one under ``runs/`` when None.
+        recipe: name of the recipe, part of a new directory's name.
+        resume: whether to go on with the run that is already there.
+
+    Raises:
+        UsageError: if it cannot be written, holds another run that is not to be resumed, or holds none that could be.
+    """
+
+    def __init__(self, root: str | Path | None, recipe: str, resume: bool = False) -> None:
+        require(root is not None or not resume, "resume", True, "say which run: --trainer.default_root_dir DIRECTORY")
+        self.path = Path(root) if root is not None else Path("runs") / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / ".writable").touch()
+            (self.path / ".writable").unlink()
+        except OSError as error:
+            raise UsageError(
+                "trainer.default_root_dir", str(self.path), f"it cannot be written ({error.strerror})"
+            ) from error
+        taken = self.config.exists()
+        another = "it holds another run: add --resume to go on with it, or name another directory"
+        require(resume or not taken, "trainer.default_root_dir", str(self.path), another)
+        require(
+            not resume or self.newest_checkpoint() is not None,
+            "resume",
+            str(self.path),
+            "there is no checkpoint to go on from",
+        )
+
+    @property
+    def config(self) -> Path:
+        """All options of the run, enough to repeat it."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One file an iteration, the newest kept."""
+        return self.path / "checkpoints"
+
+    def newest_checkpoint(self) -> Path | None:
+        """The checkpoint to resume from, or None."""
+        found = sorted(self.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+        return found[-1] if found else None
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write ``summary.json``, whole or not at all."""
+        unfinished = self.path / "summary.json.unfinished"
+        unfinished.write_text(json.dumps(summary, indent=2) + "\n")
+        unfinished.replace(self.path / "summary.json")

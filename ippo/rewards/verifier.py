@@ -1,0 +1,61 @@
+"""Rewards made of rewards: a verifier that errs at a known rate, and a weighted sum of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ippo.errors import require
+
+
+class NoisyVerifier:
+    """Flips a known share of 0/1 rewards, both ways: verifiers and reward models err, and here the rate is exact.
+
+    The flips come from torch's global generator, so a seeded run repeats and a resumed run goes on with the same ones.
+
+    Args:
+        reward: the exact reward; must return 0.0 or 1.0.
+        error_rate: probability, in [0, 1], that one episode's reward is flipped.
+
+    Raises:
+        UsageError: if ``error_rate`` lies outside [0, 1].
+
+    Example:
+        >>> exact = lambda prompts, completions, **columns: [1.0, 0.0]
+        >>> NoisyVerifier(exact, 1.0)(["p", "p"], ["a", "b"])
+        [0.0, 1.0]
+    """
+
+    def __init__(self, reward: Callable[..., Sequence[float]], error_rate: float) -> None:
+        require(0.0 <= error_rate <= 1.0, "verifier_error", error_rate, "use a share between 0 and 1")
+        self.reward, self.error_rate = reward, error_rate
+
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[object]) -> list[float]:
+        exact = self.reward(prompts, completions, **columns)
+        flips = (torch.rand(len(exact)) < self.error_rate).tolist()
+        return [1.0 - value if flip else value for value, flip in zip(exact, flips, strict=True)]
+
+
+class WeightedSum:
+    """Several rewards as one: the sum of ``weight * reward`` an episode.
+
+    Example:
+        >>> right = lambda prompts, completions, **columns: [1.0]
+        >>> short = lambda prompts, completions, **columns: [float(len(text) < 5) for text in completions]
+        >>> WeightedSum([right, short], [1.0, 0.5])(["p"], ["#### 4"])
+        [1.0]
+    """
+
+    def __init__(self, rewards: Sequence[Callable[..., Sequence[float]]], weights: Sequence[float]) -> None:
+        require(
+            len(rewards) == len(weights) > 0,
+            "weights",
+            list(weights),
+            f"give one weight for each of {len(rewards)} rewards",
+        )
+        self.rewards, self.weights = list(rewards), list(weights)
+
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[object]) -> list[float]:
+        each = [reward(prompts, completions, **columns) for reward in self.rewards]
+        return [sum(w * r for w, r in zip(self.weights, row, strict=True)) for row in zip(*each, strict=True)]

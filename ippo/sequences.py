@@ -1,0 +1,95 @@
+"""Prompts and responses as padded tensors: the one layout that generation, training and scoring share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+Self = TypeVar("Self", bound="Sequences")
+
+Axis = Literal["prompt", "token", "episode"]
+
+
+def per(axis: Axis, **options: Any) -> Any:
+    """A dataclass field with one entry an episode: [n, s] per prompt token, [n, t] per response token, or [n]."""
+    return dataclasses.field(metadata={"axis": axis}, **options)
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """``n`` prompts, each followed by its response. Prompts are padded on the left and responses on the right, so every
+    response starts in the same column. Masks say what is padding; token ids never do (pad may equal eos).
+
+    Args:
+        prompt_ids: [n, s] token ids.
+        prompt_mask: [n, s] bool, True on prompt tokens.
+        response_ids: [n, t] token ids, the end-of-sequence token included.
+        response_mask: [n, t] bool, True on response tokens.
+    """
+
+    prompt_ids: Tensor = per("prompt")
+    prompt_mask: Tensor = per("prompt")
+    response_ids: Tensor = per("token")
+    response_mask: Tensor = per("token")
+
+    def __len__(self) -> int:
+        return self.prompt_ids.shape[0]
+
+    @property
+    def input_ids(self) -> Tensor:
+        """[n, s + t]"""
+        return torch.cat([self.prompt_ids, self.response_ids], dim=1)
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """[n, s + t] integers, as Hugging Face models take them."""
+        return torch.cat([self.prompt_mask, self.response_mask], dim=1).long()
+
+    @property
+    def position_ids(self) -> Tensor:
+        """[n, s + t], counted from each row's first real token. Always passed on: models that make their own
+        broadcast one
+        row over the batch, which hides per-episode gradients of position embeddings."""
+        return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
+
+    @property
+    def lengths(self) -> Tensor:
+        """[n] response tokens a row."""
+        return self.response_mask.sum(1)
+
+    def to(self: Self, device: torch.device | str) -> Self:
+        """The same sequences on another device."""
+        return self._replace(lambda name, value: value.to(device) if isinstance(value, Tensor) else value)
+
+    def rows(self: Self, index: Tensor) -> Self:
+        """The rows that ``index`` ([m] integers or [n] bool) picks."""
+        index = index.to(self.prompt_ids.device)
+        places = index.nonzero().flatten().tolist() if index.dtype == torch.bool else index.tolist()
+        return self._replace(
+            lambda name, value: value[index] if isinstance(value, Tensor) else [value[i] for i in places]
+        )
+
+    def trim(self: Self) -> Self:
+        """Without the columns that are padding in every row; what a micro-batch saves by holding short episodes."""
+        start = self.prompt_ids.shape[1] - int(self.prompt_mask.sum(1).max())
+        stop = int(self.lengths.max())
+        cut = {"prompt": slice(start, None), "token": slice(None, stop)}
+        axes = {field.name: field.metadata.get("axis", "") for field in dataclasses.fields(self)}
+        return self._replace(lambda name, value: value[:, cut[axes[name]]] if axes[name] in cut else value)
+
+    def chunks(self: Self, size: int) -> list[Self]:
+        """Consecutive micro-batches of at most ``size`` rows, each trimmed."""
+        return [self.rows(index).trim() for index in torch.arange(len(self)).split(size)]
+
+    def _replace(self: Self, change: Callable[[str, Any], Any]) -> Self:
+        """Apply ``change(name, value)`` to every field that holds something for each row."""
+        fields = (field for field in dataclasses.fields(self) if field.metadata.get("axis"))
+        values = {field.name: getattr(self, field.name) for field in fields}
+        return dataclasses.replace(
+            self, **{name: change(name, value) for name, value in values.items() if value is not None}
+        )

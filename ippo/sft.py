@@ -1,0 +1,94 @@
+"""Supervised fine-tuning on demonstrations: the warm start of PPO and its baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from ippo.errors import require
+from ippo.functional import sft_loss
+from ippo.models.responses import response_logprobs
+from ippo.sequences import Sequences
+
+
+@dataclass(frozen=True)
+class SFTOptions:
+    """How the warm start is trained.
+
+    Args:
+        steps: optimizer steps; 0 keeps the policy as it is.
+        batch_size: demonstrations a step.
+        learning_rate: peak, after ``warmup`` (a share of the steps), then falling linearly to a tenth.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are clipped to this norm.
+    """
+
+    steps: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 1e-5
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 0, "sft.steps", self.steps, "use 0 (no warm start) or more")
+        require(self.batch_size >= 1, "sft.batch_size", self.batch_size, "use at least 1")
+        require(self.learning_rate > 0, "sft.learning_rate", self.learning_rate, "use a number above 0")
+        require(0 <= self.warmup < 1, "sft.warmup", self.warmup, "use a share of the steps, from 0 to below 1")
+
+
+def demonstration_loss(policy: nn.Module, demonstrations: Sequences) -> Tensor:
+    """[n] mean negative log-likelihood of each solution's tokens, the prompt not counted."""
+    return sft_loss(response_logprobs(policy, demonstrations), demonstrations.response_mask)
+
+
+class SFTModule(L.LightningModule):
+    """Plain supervised fine-tuning as a LightningModule with automatic optimisation.
+
+    Args:
+        policy: a causal language model.
+        options: see :class:`SFTOptions`.
+
+    A batch is a :class:`ippo.sequences.Sequences`; :func:`demonstration_loader` makes a loader of them.
+    """
+
+    def __init__(self, policy: nn.Module, options: SFTOptions = SFTOptions()) -> None:
+        super().__init__()
+        self.policy, self.options = policy, options
+
+    def on_fit_start(self) -> None:
+        self.policy.train()  # Hugging Face models arrive in evaluation mode, and Lightning leaves them there
+
+    def training_step(self, batch: Sequences, batch_idx: int) -> Tensor:
+        loss = demonstration_loss(self.policy, batch).mean()
+        self.log("sft/loss", loss, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        options, steps = self.options, self.options.steps
+        trainable = [p for p in self.policy.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trainable, lr=options.learning_rate, weight_decay=options.weight_decay)
+        warmup = max(1, round(options.warmup * steps))
+
+        def factor(step: int) -> float:
+            return min((step + 1) / warmup, 0.1 + 0.9 * (steps - step) / max(1, steps - warmup))
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def demonstration_loader(demonstrations: Sequences, batch_size: int, seed: int) -> DataLoader[Sequences]:
+    """Shuffled, trimmed micro-batches of the demonstrations."""
+    order = torch.Generator().manual_seed(seed)
+    return DataLoader(
+        range(len(demonstrations)),  # type: ignore[arg-type]
+        batch_size=batch_size,
+        shuffle=True,
+        generator=order,
+        collate_fn=lambda places: demonstrations.rows(torch.tensor(places)).trim(),
+    )

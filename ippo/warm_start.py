@@ -1,0 +1,104 @@
+"""The supervised warm start, trained once and kept: the same configuration finds the same result again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lightning as L
+import torch
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ippo.data.demonstrations import encode_demonstrations
+from ippo.data.task import Rows
+from ippo.sft import SFTModule, SFTOptions, demonstration_loader
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+
+def warm_start(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Rows,
+    options: SFTOptions,
+    seed: int,
+    accelerator: str = "auto",
+    logger: Logger | bool = False,
+    cache: Path | None = None,
+) -> tuple[PreTrainedModel, bool]:
+    """Fine-tune ``policy`` on the demonstrations, or load the result of having done so before.
+
+    Args:
+        policy, tokenizer: what to start from.
+        rows: demonstrations, with ``prompt`` and ``solution``.
+        options: see :class:`ippo.sft.SFTOptions`.
+        seed: order of the demonstrations.
+        accelerator, logger: of the Lightning trainer.
+        cache: directory of finished warm starts; ``$IPPO_CACHE`` or ``~/.cache/ippo`` by default.
+
+    Returns:
+        The fine-tuned policy, and whether it came from the cache.
+    """
+    if options.steps == 0:
+        return policy, False
+    folder = (cache or default_cache()) / "warm-starts" / fingerprint(policy, tokenizer, rows, options, seed)
+    if folder.is_dir():
+        return type(policy).from_pretrained(folder, dtype=policy.dtype), True
+    demonstrations = encode_demonstrations(tokenizer, rows, policy.config.max_position_embeddings, "train")
+    trainer = L.Trainer(
+        max_steps=options.steps,
+        accelerator=accelerator,
+        devices=1,
+        gradient_clip_val=options.max_grad_norm,
+        logger=logger,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(SFTModule(policy, options), demonstration_loader(demonstrations, options.batch_size, seed))
+    _save(policy, tokenizer, folder)
+    return policy, False
+
+
+def default_cache() -> Path:
+    """Where warm starts are kept between runs."""
+    return Path(os.environ.get("IPPO_CACHE", Path.home() / ".cache" / "ippo"))
+
+
+def fingerprint(
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Rows, options: SFTOptions, seed: int
+) -> str:
+    """A hash of all that the result depends on: starting weights, tokenizer, texts, options, seed, versions."""
+    digest = hashlib.sha256()
+    facts = {
+        "options": dataclasses.asdict(options),
+        "seed": seed,
+        "versions": [torch.__version__, transformers.__version__, L.__version__],
+        "vocabulary": sorted(tokenizer.get_vocab().items()),
+        "rows": [[row["prompt"], row["solution"]] for row in rows],
+    }
+    digest.update(json.dumps(facts).encode())
+    for name, parameter in policy.state_dict().items():
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:24]
+
+
+def _save(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a plain Hugging Face directory that appears whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unfinished-"))
+    policy.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    try:
+        unfinished.rename(folder)
+    except OSError:  # another run finished the same warm start first
+        shutil.rmtree(unfinished)

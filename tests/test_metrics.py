@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torchmetrics import Metric
+
+from ippo.metrics import ExactMatch, FalsePositiveRate, MajorityVote, PassAtK
+
+# Each metric with two batches of different size and the value worked out by hand over both of them.
+CASES: dict[str, tuple[Callable[[], Metric], list[tuple[Any, ...]], float]] = {
+    "exact match": (
+        ExactMatch,
+        [(torch.tensor([[1, 0], [0, 0]]),), (torch.tensor([[1, 1]]),)],
+        3 / 6,  # the mean of the batches' 1/4 and 2/2 would be 5/8
+    ),
+    "majority vote": (
+        MajorityVote,
+        [([["1", "2", "2"], ["3", None, None], [None, "4"]], ["2", "3", "5"]), ([[None], []], ["6", "7"])],
+        2 / 5,
+    ),
+    "pass at 2": (
+        lambda: PassAtK(k=2),
+        [(torch.tensor([[1, 0, 0], [0, 0, 0]]),), (torch.tensor([[1, 1, 0, 0]]),)],
+        (2 / 3 + 0 + 5 / 6) / 3,  # 1 - 1/3; 1 - 3/3; 1 - 1/6
+    ),
+    "false positive rate": (
+        FalsePositiveRate,
+        [
+            (torch.tensor([True, True, False]), torch.tensor([True, False, False])),
+            (torch.tensor([True, True, True]), torch.tensor([True, True, True])),
+        ],
+        1 / 5,
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "batches", "expected"), CASES.values(), ids=CASES)
+class TestEveryMetric:
+    def test_batches_count_by_their_size(
+        self, make: Callable[[], Metric], batches: list[tuple[Any, ...]], expected: float
+    ) -> None:
+        metric = make()
+        for batch in batches:
+            metric.update(*batch)
+        assert metric.compute().item() == pytest.approx(expected)
+
+    def test_states_of_two_ranks_add_up(
+        self, make: Callable[[], Metric], batches: list[tuple[Any, ...]], expected: float
+    ) -> None:
+        first, second = make(), make()
+        first.update(*batches[0])
+        second.update(*batches[1])
+        first.merge_state(second)
+        assert first.compute().item() == pytest.approx(expected)
+
+    def test_reset_forgets(self, make: Callable[[], Metric], batches: list[tuple[Any, ...]], expected: float) -> None:
+        metric = make()
+        metric.update(*batches[0])
+        metric.reset()
+        for batch in batches:
+            metric.update(*batch)
+        assert metric.compute().item() == pytest.approx(expected)
+
+    def test_forward_gives_the_value_of_the_batch_alone(
+        self, make: Callable[[], Metric], batches: list[tuple[Any, ...]], expected: float
+    ) -> None:
+        metric, alone = make(), make()
+        metric.update(*batches[0])
+        alone.update(*batches[1])
+        assert metric(*batches[1]) == alone.compute()
+        assert metric.compute().item() == pytest.approx(expected)
+
+
+def test_directions() -> None:
+    assert ExactMatch.higher_is_better
+    assert MajorityVote.higher_is_better
+    assert PassAtK.higher_is_better
+    assert FalsePositiveRate.higher_is_better is False
+
+
+def test_majority_vote_judges_with_the_given_equality() -> None:
+    answers, golds = [["35", "36", "35", "36.0", "36.00"]], ["36."]
+    strict, numeric = MajorityVote(), MajorityVote(equal=lambda a, b: float(a) == float(b))
+    strict.update(answers, golds)
+    numeric.update(answers, golds)
+    assert strict.compute() == 0.0
+    assert numeric.compute() == 1.0
+
+
+def test_false_positive_rate_without_a_right_answer_is_zero() -> None:
+    metric = FalsePositiveRate()
+    metric.update(correct=torch.tensor([False, False]), faithful=torch.tensor([True, False]))
+    assert metric.compute() == 0.0
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ValueError, match="got k=3 with 2 answers: sample at least 3 answers a prompt"):
+        PassAtK(k=3).update(torch.ones(4, 2))
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        PassAtK(k=0)
+    with pytest.raises(ValueError, match=r"correct must have shape \[n, k\], got \[4\]"):
+        ExactMatch().update(torch.ones(4))
+    with pytest.raises(ValueError, match="golds must be one a prompt, got 1 for 2 prompts"):
+        MajorityVote().update([["1"], ["2"]], ["1"])
+    with pytest.raises(ValueError, match=r"faithful must have the shape of correct, \[2\], got \[3\]"):
+        FalsePositiveRate().update(torch.ones(2), torch.ones(3))

@@ -78,6 +78,8 @@ class PPOModule(L.LightningModule):
         if not total(torch.tensor(len(rollout), device=self.device)):
             self.stop("no episode has finite log-probabilities, values and reward: the model or the reward is broken")
             return
+        for name, value in rollout_curves(rollout).items():
+            self.log(name, value, sync_dist=True, prog_bar=name == "accuracy/em")
         episodes = emit(self.trainer, self, "on_rollout_end", rollout)
         emit(self.trainer, self, "on_update_start", episodes)
         with stopwatch(self, "update"):
@@ -111,10 +113,7 @@ class PPOModule(L.LightningModule):
         )
         usable = (torch.isfinite(old_logprobs + reference_logprobs + values) | ~sequences.response_mask).all(1)
         episodes = episodes.select(usable & torch.isfinite(rewards), "a log-probability, value or reward is not finite")
-        episodes = with_advantages(episodes, self.ppo)
-        if len(episodes):
-            self.log_dict(rollout_curves(episodes), sync_dist=True)
-        return episodes
+        return with_advantages(episodes, self.ppo)
 
     def update(self, episodes: Episodes) -> None:
         """PPO epochs over the episodes that are left, in minibatches; every rank takes the same number of steps."""

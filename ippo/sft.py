@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
 from ippo.errors import require
 from ippo.functional import sft_loss
@@ -82,13 +82,14 @@ class SFTModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
 
-def demonstration_loader(demonstrations: Sequences, batch_size: int, seed: int) -> DataLoader[Sequences]:
-    """Shuffled, trimmed micro-batches of the demonstrations."""
+def demonstration_loader(demonstrations: Sequences, options: SFTOptions, seed: int) -> DataLoader[Sequences]:
+    """As many shuffled, trimmed batches as there are steps: one Lightning epoch is the whole warm start."""
+    places = range(len(demonstrations))
     order = torch.Generator().manual_seed(seed)
+    sampler = RandomSampler(places, num_samples=options.steps * options.batch_size, generator=order)
     return DataLoader(
-        range(len(demonstrations)),  # type: ignore[arg-type]
-        batch_size=batch_size,
-        shuffle=True,
-        generator=order,
-        collate_fn=lambda places: demonstrations.rows(torch.tensor(places)).trim(),
+        places,  # type: ignore[arg-type]
+        batch_size=options.batch_size,
+        sampler=sampler,
+        collate_fn=lambda rows: demonstrations.rows(torch.tensor(rows)).trim(),
     )

@@ -16,6 +16,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ippo.callbacks import WarmStartProgress
 from ippo.data.demonstrations import encode_demonstrations
 from ippo.data.task import Rows
 from ippo.sft import SFTModule, SFTOptions, demonstration_loader
@@ -32,6 +33,7 @@ def warm_start(
     seed: int,
     accelerator: str = "auto",
     logger: Logger | bool = False,
+    progress: bool = True,
     cache: Path | None = None,
 ) -> tuple[PreTrainedModel, bool]:
     """Fine-tune ``policy`` on the demonstrations, or load the result of having done so before.
@@ -42,6 +44,7 @@ def warm_start(
         options: see :class:`ippo.sft.SFTOptions`.
         seed: order of the demonstrations.
         accelerator, logger: of the Lightning trainer.
+        progress: whether to show a bar.
         cache: directory of finished warm starts; ``$IPPO_CACHE`` or ``~/.cache/ippo`` by default.
 
     Returns:
@@ -54,16 +57,18 @@ def warm_start(
         return type(policy).from_pretrained(folder, dtype=policy.dtype), True
     demonstrations = encode_demonstrations(tokenizer, rows, policy.config.max_position_embeddings, "train")
     trainer = L.Trainer(
-        max_steps=options.steps,
+        max_epochs=1,
         accelerator=accelerator,
         devices=1,
         gradient_clip_val=options.max_grad_norm,
         logger=logger,
         enable_checkpointing=False,
         enable_model_summary=False,
+        enable_progress_bar=progress,
+        callbacks=[WarmStartProgress()] if progress else [],
         use_distributed_sampler=False,
     )
-    trainer.fit(SFTModule(policy, options), demonstration_loader(demonstrations, options.batch_size, seed))
+    trainer.fit(SFTModule(policy, options), demonstration_loader(demonstrations, options, seed))
     _save(policy, tokenizer, folder)
     return policy, False
 

@@ -1,14 +1,15 @@
-"""Time plain-PPO iterations of `trl.experimental.ppo` on CPU at fixed sizes (the peer half of a speed benchmark).
+"""Time plain-PPO iterations of `trl.experimental.ppo` on CPU at fixed sizes: the peer half of a speed benchmark.
 
-It runs in the peers' own virtual environment (see benchmarks/requirements-peers.txt), downloads nothing and imports
-nothing of this project:
+It runs in the peers' own virtual environment (see benchmarks/requirements-peers.txt), downloads nothing and
+imports nothing of this project:
 
     /tmp/venv-peers/bin/python benchmarks/peers/trl_ppo.py --iterations 5 --threads 2
 
-One iteration is TRL's own loop body: generate, score (reference, critic, reward), then the PPO epochs of minibatches.
-It is timed from one `on_step_end` to the next, so set-up is outside, and nothing is saved, sampled for show or
-reported. The last line on stdout is one JSON object. What stands there under "measured" was counted while running, and
-the run fails if it is not the work asked for. Where a setting could favour one side, it favours TRL.
+One iteration is TRL's own loop body: generate, score (reference, critic, reward), then the PPO epochs of
+minibatches. It is timed from one `on_step_end` to the next, so set-up is outside, and nothing is saved, sampled
+for show or reported. The last line on stdout is one JSON object. What stands there under "measured" was counted
+while running, and the run fails if that is not the work asked for. Where a setting could favour one side, it
+favours TRL.
 """
 
 import argparse
@@ -29,15 +30,15 @@ import trl
 from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 
 class RuleReward(torch.nn.Module):
-    """The cheapest reward TRL accepts. It wants a backbone and a `score` head: here, no weights and a few tensor ops.
+    """The cheapest reward TRL accepts: it wants a backbone and a `score` head, so here are two without weights.
 
-    The reward, read at the last token, is the share of even tokens.
+    The reward, read at the last token, is the share of even tokens: three tensor operations, next to nothing.
     """
 
     base_model_prefix = "backbone"
@@ -56,8 +57,8 @@ class Recorder(transformers.TrainerCallback):
 
     def attach(self, trainer: PPOTrainer) -> None:
         self._generate, trainer.policy_model.generate = trainer.policy_model.generate, self._timed_generate
-        # The wrapper of policy and critic is called in the PPO epochs only, once per minibatch. The hook on torch's
-        # own optimizer sees real steps only, not those that accelerate swallows while it accumulates gradients.
+        # The wrapper of policy and critic is called in the PPO epochs only, once per minibatch. The hook on
+        # torch's own optimizer sees real steps, not those accelerate swallows while it accumulates gradients.
         trainer.model.register_forward_pre_hook(self._on_minibatch, with_kwargs=True)
         trainer.optimizer.optimizer.register_step_post_hook(self._on_optimizer_step)
 
@@ -66,8 +67,8 @@ class Recorder(transformers.TrainerCallback):
         output = self._generate(input_ids=input_ids, **kwargs)
         self.now["generated_at"] = time.perf_counter()
         self.now["generate"] += self.now["generated_at"] - start
-        new_tokens, cached = output.sequences.shape[1] - input_ids.shape[1], output.past_key_values is not None
-        self.now["generations"].append((len(input_ids), new_tokens, cached))
+        new_tokens = output.sequences.shape[1] - input_ids.shape[1]
+        self.now["generations"].append((len(input_ids), new_tokens, output.past_key_values is not None))
         return output
 
     def _on_minibatch(self, _: torch.nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
@@ -79,8 +80,8 @@ class Recorder(transformers.TrainerCallback):
         self.now["updated_at"] = time.perf_counter()
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        start = time.perf_counter()
-        self.now: dict[str, Any] = {"start": start, "generate": 0.0, "steps": 0, "generations": [], "minibatches": []}
+        self.now: dict[str, Any] = {"start": time.perf_counter(), "generate": 0.0, "steps": 0}
+        self.now |= {"generations": [], "minibatches": []}
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.iterations.append(self.now | {"end": time.perf_counter()})
@@ -89,12 +90,14 @@ class Recorder(transformers.TrainerCallback):
 
 def build_trainer(a: argparse.Namespace, output_dir: str) -> tuple[PPOTrainer, Recorder]:
     shape = LlamaConfig(
-        vocab_size=a.vocab, hidden_size=a.hidden, intermediate_size=a.intermediate, num_hidden_layers=a.layers,
-        num_attention_heads=a.heads, num_key_value_heads=a.heads, tie_word_embeddings=True, num_labels=1,
-        max_position_embeddings=a.prompt + a.response, bos_token_id=None, eos_token_id=None, pad_token_id=None,
-        attn_implementation=a.attention, use_cache=False,  # scoring and training need no key-value cache
+        vocab_size=a.vocab, hidden_size=a.hidden, intermediate_size=a.intermediate, num_labels=1,
+        num_hidden_layers=a.layers, num_attention_heads=a.heads, num_key_value_heads=a.heads,
+        max_position_embeddings=a.prompt + a.response, tie_word_embeddings=True, attn_implementation=a.attention,
+        bos_token_id=None, eos_token_id=None, pad_token_id=None,
+        use_cache=False,  # scoring and training need no key-value cache
     )  # fmt: skip
-    policy, reference, critic = (cls(shape) for cls in (LlamaForCausalLM,) * 2 + (LlamaForSequenceClassification,))
+    policy, reference = transformers.LlamaForCausalLM(shape), transformers.LlamaForCausalLM(shape)
+    critic = transformers.LlamaForSequenceClassification(shape)
     reference.load_state_dict(policy.state_dict())
     policy.generation_config.use_cache = True  # generation does, and would else inherit the False above
     # Pad and EOS have ids past the models' vocabulary: never sampled, so no response is cut short or masked.
@@ -106,11 +109,13 @@ def build_trainer(a: argparse.Namespace, output_dir: str) -> tuple[PPOTrainer, R
     config = PPOConfig(
         output_dir=output_dir, use_cpu=True, bf16=False, gradient_checkpointing=False, save_strategy="no",
         report_to="none", num_sample_generations=0, disable_tqdm=True, temperature=1.0, stop_token=None,
-        total_episodes=a.episodes * (1 + a.iterations), response_length=a.response, kl_coef=0.05, learning_rate=3e-4,
-        # The whole batch as "per device" and no accumulation: one forward, backward and optimizer step per minibatch.
-        # Written as 64 x 4 accumulation steps, it would step once in four minibatches, but for the last batch of data.
+        total_episodes=a.episodes * (1 + a.iterations), response_length=a.response,
+        kl_coef=0.05, learning_rate=3e-4, num_mini_batches=a.minibatches, num_ppo_epochs=a.epochs,
+        # The whole batch as "per device" and no accumulation: a forward, backward and optimizer step per
+        # minibatch. With 64 and 4 accumulation steps, TRL steps once in four minibatches, but for the last
+        # batch of the data, where it steps at each.
         per_device_train_batch_size=a.episodes, gradient_accumulation_steps=1,
-        num_mini_batches=a.minibatches, num_ppo_epochs=a.epochs, local_rollout_forward_batch_size=a.rollout_batch,
+        local_rollout_forward_batch_size=a.rollout_batch,  # of 64, 128 and 256, the largest was the fastest
     )  # fmt: skip
     prompts = Dataset.from_dict({"input_ids": torch.randint(a.vocab, (4 * a.episodes, a.prompt)).tolist()})
     recorder = Recorder()
@@ -134,7 +139,7 @@ def report(a: argparse.Namespace, iterations: list[dict[str, Any]]) -> dict[str,
     seconds = [it["end"] - it["start"] for it in iterations]
     phases = {
         "generate": [it["generate"] for it in iterations],
-        "score": [it["update_at"] - it["generated_at"] for it in iterations],  # three models, rewards, advantages
+        "score": [it["update_at"] - it["generated_at"] for it in iterations],  # and rewards and advantages
         "update": [it["updated_at"] - it["update_at"] for it in iterations],
     }
     phases["rest"] = [total - sum(parts) for total, *parts in zip(seconds, *phases.values(), strict=True)]
@@ -154,11 +159,12 @@ def report(a: argparse.Namespace, iterations: list[dict[str, Any]]) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time PPO iterations of trl.experimental.ppo on CPU.")
-    defaults = {"iterations": 5, "threads": 2, "hidden": 64, "layers": 4, "heads": 4, "intermediate": 192, "vocab": 384}
-    defaults |= {"prompt": 10, "response": 34, "episodes": 256, "minibatches": 4, "epochs": 2, "rollout-batch": 256}
+    defaults = {"iterations": 5, "threads": 2, "rollout-batch": 256}
+    defaults |= {"hidden": 64, "layers": 4, "heads": 4, "intermediate": 192, "vocab": 384}
+    defaults |= {"prompt": 10, "response": 34, "episodes": 256, "minibatches": 4, "epochs": 2}
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--attention", default="eager", choices=("eager", "sdpa"))
+    parser.add_argument("--attention", default="sdpa", choices=("eager", "sdpa"))  # level here; sdpa is usual
     parser.add_argument("--freeze-gc", action=argparse.BooleanOptionalAction, default=True)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
@@ -167,7 +173,7 @@ def main() -> None:
         trainer, recorder = build_trainer(a, output_dir)
         if a.freeze_gc:
             # TRL calls gc.collect() twice per iteration, which walks every object of every imported module: a
-            # constant that grows with no size of the run, yet shows at a small one. Hiding those favours TRL.
+            # constant, whatever the sizes, but it shows at small ones. Hiding those objects favours TRL.
             gc.collect()
             gc.freeze()
         trainer.train()

@@ -2,8 +2,15 @@
 
 from ippo.callbacks.episode_logger import EpisodeLogger
 from ippo.callbacks.influence_filter import InfluenceFilterCallback
+from ippo.callbacks.progress import RolloutProgress, WarmStartProgress
 from ippo.callbacks.reproducible_state import ReproducibleState
-from ippo.callbacks.rollout_progress import RolloutProgress
 from ippo.callbacks.run_record import RunRecord
 
-__all__ = ["EpisodeLogger", "InfluenceFilterCallback", "ReproducibleState", "RolloutProgress", "RunRecord"]
+__all__ = [
+    "EpisodeLogger",
+    "InfluenceFilterCallback",
+    "ReproducibleState",
+    "RolloutProgress",
+    "RunRecord",
+    "WarmStartProgress",
+]

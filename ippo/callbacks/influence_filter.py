@@ -121,10 +121,10 @@ class InfluenceFilterCallback(L.Callback):
     def _log(self, pl_module: L.LightningModule, episodes: Episodes, verdict: Verdict, own: slice) -> None:
         finite = verdict.scores[torch.isfinite(verdict.scores)]
         curves = {
-            "influence/kept_fraction": verdict.survival,
             "influence/score_mean": float(finite.mean()) if len(finite) else 0.0,
             "influence/effective_sample_size": verdict.effective_sample_size,
         }
+        pl_module.log("influence/kept_fraction", verdict.survival, prog_bar=True)
         pl_module.log_dict(curves)
         pl_module.log_dict(kept_by_class(episodes.notes.get("chain", ()), verdict.kept[own].tolist()), sync_dist=True)
         if isinstance(pl_module.logger, TensorBoardLogger) and len(finite):

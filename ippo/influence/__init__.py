@@ -5,7 +5,7 @@ Knows nothing of PPO or Lightning: a module, a loss for each episode and a refer
 
 from ippo.influence.direction import Direction, Losses, ValidationDirection
 from ippo.influence.exact import ExactScorer, Scorer
-from ippo.influence.keep import KeepRule, PositiveScore
+from ippo.influence.keep import KeepRule, PositiveScore, RandomMatched
 from ippo.influence.verdict import Verdict, judge
 from ippo.influence.weight import Proportional, Uniform, WeightRule
 
@@ -16,6 +16,7 @@ __all__ = [
     "Losses",
     "PositiveScore",
     "Proportional",
+    "RandomMatched",
     "Scorer",
     "Uniform",
     "ValidationDirection",

@@ -22,6 +22,7 @@ from ippo.recipes.filters import build_filter
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.report import print_report, scores, summarise
 from ippo.recipes.run_directory import RunDirectory
+from ippo.recipes.screen import quiet
 from ippo.recipes.tasks import load_task
 from ippo.warm_start import warm_start
 
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(options: Namespace, run: RunDirectory) -> None:
     """The whole run, from the task to the table."""
+    quiet()
     seed = options.seed_everything
     L.seed_everything(seed, verbose=False)
     require(options.layout == "separate", "layout", options.layout, "use separate")
@@ -58,7 +60,9 @@ def train(options: Namespace, run: RunDirectory) -> None:
 
     start = time.perf_counter()
     logger = TensorBoardLogger(run.path, name="", version="sft")
-    policy, cached = warm_start(policy, tokenizer, task.train, options.sft, seed, options.trainer.accelerator, logger)
+    progress = options.trainer.enable_progress_bar is not False
+    accelerator = options.trainer.accelerator
+    policy, cached = warm_start(policy, tokenizer, task.train, options.sft, seed, accelerator, logger, progress)
     seconds = time.perf_counter() - start
     console.print("Warm start: reused." if cached else f"Warm start: {options.sft.steps} steps in {seconds:.0f} s.")
 
@@ -90,8 +94,12 @@ def build_trainer(options: Namespace, run: RunDirectory, callbacks: Sequence[L.C
     arguments["default_root_dir"] = str(run.path)
     if arguments["logger"] is None:
         arguments["logger"] = TensorBoardLogger(run.path, name="", version="ppo")
-    checkpoint = ModelCheckpoint(run.checkpoints, filename="iteration-{epoch:05d}", save_on_train_epoch_end=True)
-    own = [*callbacks, ReproducibleState(), RolloutProgress(), checkpoint]
+    own = [*callbacks, ReproducibleState()]
+    if options.enable_progress_bar is not False:
+        own.append(RolloutProgress())
+    if options.enable_checkpointing is not False:
+        name = "iteration-{epoch:05d}"
+        own.append(ModelCheckpoint(run.checkpoints, name, save_on_train_epoch_end=True, auto_insert_metric_name=False))
     arguments["callbacks"] = [*(callback for callback in own if callback), *(options.callbacks or [])]
     return L.Trainer(**arguments)
 

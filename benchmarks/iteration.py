@@ -1,0 +1,244 @@
+"""Seconds of one PPO iteration: against TRL's PPO trainer, with and without the filter, and what scoring costs.
+
+    python benchmarks/iteration.py --peer-python PEERS/bin/python
+
+``PEERS`` is a virtual environment with ``benchmarks/requirements-peers.txt``; without it the comparison is left out.
+Everything that is compared runs in turn, A B A B, within this one call; ratios of medians are what counts. Writes
+``docs/results/iteration.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ippo import PPOModule, PromptDataModule
+from ippo.callbacks import InfluenceFilterCallback
+from ippo.data import EmbeddedOptions, Task, columns, embedded_task
+from ippo.generation import Sampling
+from ippo.influence import ExactScorer
+from ippo.models import SeparateModels, tiny_llama, train_tokenizer
+from ippo.options import EvaluationOptions, PPOOptions
+from ippo.recipes.screen import quiet
+
+ROOT = Path(__file__).resolve().parents[1]
+PROMPT, RESPONSE, VOCABULARY, EPISODES = 10, 34, 384, 256
+
+
+class Clock(L.Callback):
+    """Seconds and phases of every iteration."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.phases: list[dict[str, float]] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+        times = {name[5:]: float(value) for name, value in trainer.logged_metrics.items() if name.startswith("time/")}
+        self.phases.append(times)
+
+
+def fit(module: PPOModule, task: Task, iterations: int, *callbacks: L.Callback) -> Clock:
+    """Seconds of ``iterations`` iterations, after one that is not counted."""
+    clock = Clock()
+    trainer = L.Trainer(
+        max_epochs=1 + iterations,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[*callbacks, clock],
+    )
+    trainer.fit(module, PromptDataModule(task))
+    clock.seconds, clock.phases = clock.seconds[1:], clock.phases[1:]
+    return clock
+
+
+def fixed_length_module() -> tuple[PPOModule, Task]:
+    """The peer's model and sizes. Every response has exactly 34 tokens, because EOS lies past the vocabulary."""
+    words = {f"t{i}": i for i in range(VOCABULARY)} | {"<pad>": VOCABULARY, "<eos>": VOCABULARY + 1}
+    inner = Tokenizer(WordLevel(words, unk_token="<eos>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", padding_side="left"
+    )
+    policy = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=64,
+            intermediate_size=192,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            tie_word_embeddings=True,
+            max_position_embeddings=PROMPT + RESPONSE,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+        )
+    )
+    rng = random.Random(0)
+    texts = {" ".join(f"t{rng.randrange(VOCABULARY)}" for _ in range(PROMPT)) for _ in range(4 * EPISODES + 3)}
+    rows = [{"prompt": text, "solution": text, "answer": "0"} for text in sorted(texts)]
+
+    def check(completions: list[str], **_: Any) -> dict[str, list[Any]]:
+        count = len(completions)
+        return {"answer": [None] * count, "correct": [False] * count, "chain": ["wrong"] * count}
+
+    def reward(completions: list[str], **_: Any) -> list[float]:
+        return [len(text) % 2 for text in completions]
+
+    task = Task("fixed", rows[3:], rows[:1], rows[1:2], rows[2:3], reward, check)
+    ppo = PPOOptions(samples_per_prompt=4, inner_epochs=2, learning_rate=3e-4, value_learning_rate=3e-4, kl_coef=0.05)
+    sampling = Sampling(max_new_tokens=RESPONSE)
+    return PPOModule(SeparateModels(policy), tokenizer, reward, check, ppo, sampling), task
+
+
+def embedded_module(inner_epochs: int) -> tuple[PPOModule, Task]:
+    """The embedded task and its tiny policy at random weights, 256 episodes an iteration."""
+    task = embedded_task(EmbeddedOptions(train_size=2000))
+    tokenizer = train_tokenizer([row["prompt"] + row["solution"] for row in task.train])
+    ppo = PPOOptions(samples_per_prompt=4, inner_epochs=inner_epochs, learning_rate=1e-6, value_learning_rate=1e-6)
+    model = SeparateModels(tiny_llama(tokenizer))
+    return PPOModule(model, tokenizer, task.reward, task.check, ppo, Sampling(), EvaluationOptions()), task
+
+
+def peer(python: str, iterations: int, threads: int) -> dict[str, Any]:
+    command = [python, str(ROOT / "benchmarks/peers/trl_ppo.py"), "--iterations", str(iterations)]
+    command += [
+        "--threads",
+        str(threads),
+        "--vocab",
+        str(VOCABULARY),
+        "--prompt",
+        str(PROMPT),
+        "--response",
+        str(RESPONSE),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def in_turn(rounds: int, **measured: Callable[[], list[float]]) -> dict[str, float]:
+    """Median seconds of each, run A B A B ..."""
+    seconds: dict[str, list[float]] = {name: [] for name in measured}
+    for _ in range(rounds):
+        for name, measure in measured.items():
+            seconds[name] += measure()
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def timed(work: Callable[[], object]) -> list[float]:
+    start = time.perf_counter()
+    work()
+    return [time.perf_counter() - start]
+
+
+def against_trl(python: str, rounds: int, iterations: int, threads: int) -> dict[str, float]:
+    """Plain PPO at the same sizes, two inner epochs of four minibatches."""
+    module, task = fixed_length_module()
+    trl = lambda: peer(python, iterations, threads)["seconds"]  # noqa: E731
+    return in_turn(rounds, ippo=lambda: fit(module, task, iterations).seconds, trl=trl)
+
+
+def with_filter(rounds: int, iterations: int) -> dict[str, float]:
+    """Plain and filtered iterations at four inner epochs on the embedded task."""
+    module, task = embedded_module(inner_epochs=4)
+    filtered = lambda: fit(module, task, iterations, InfluenceFilterCallback()).seconds  # noqa: E731
+    return in_turn(rounds, plain=lambda: fit(module, task, iterations).seconds, filtered=filtered)
+
+
+def scoring(rounds: int) -> dict[str, float]:
+    """The jvp pass, and one forward and backward, over the same 256 episodes of the embedded task."""
+    module, task = embedded_module(inner_epochs=1)
+    batches = module.roll_out(columns(task.train[:64])).chunks(64)
+    policy = module.scored_module
+    direction = {name: torch.randn_like(parameter) for name, parameter in policy.named_parameters()}
+
+    def forward_backward() -> None:
+        for batch in batches:
+            policy.zero_grad()
+            module.policy_losses(policy, batch).sum().backward()
+
+    def jvp() -> None:
+        ExactScorer("jvp").score(policy, module.policy_losses, batches, direction)
+
+    in_turn(2, jvp=lambda: timed(jvp), fb=lambda: timed(forward_backward))  # warm-up
+    return in_turn(rounds, jvp=lambda: timed(jvp), fb=lambda: timed(forward_backward))
+
+
+def growth(iterations: int) -> dict[str, float]:
+    """Change of each phase's seconds over a run of equal iterations, last quarter against first quarter, as a ratio."""
+    module, task = embedded_module(inner_epochs=2)
+    phases = fit(module, task, iterations, InfluenceFilterCallback()).phases
+    quarter = max(1, iterations // 4)
+    middle = lambda part, name: statistics.median(one[name] for one in part)  # noqa: E731
+    return {name: middle(phases[-quarter:], name) / middle(phases[:quarter], name) for name in phases[0]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", default=None, help="python of the peers' virtual environment")
+    parser.add_argument("--iterations", type=int, default=5, help="counted iterations a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--report", type=Path, default=ROOT / "docs" / "results" / "iteration.md")
+    a = parser.parse_args()
+    quiet()
+    torch.set_num_threads(a.threads)
+    L.seed_everything(0, verbose=False)
+    lines = ["| compared | seconds | seconds | ratio |", "|---|---|---|---|"]
+    if a.peer_python:
+        t = against_trl(a.peer_python, a.rounds, a.iterations, a.threads)
+        lines.append(
+            f"| TRL's PPO / plain iteration here | {t['trl']:.2f} | {t['ippo']:.2f} | {t['trl'] / t['ippo']:.2f} |"
+        )
+    t = with_filter(a.rounds, a.iterations)
+    ratio = t["filtered"] / t["plain"]
+    lines.append(f"| filtered / plain, four inner epochs | {t['filtered']:.2f} | {t['plain']:.2f} | {ratio:.2f} |")
+    t = scoring(4 * a.rounds)
+    lines.append(f"| jvp scores / forward and backward | {t['jvp']:.3f} | {t['fb']:.3f} | {t['jvp'] / t['fb']:.2f} |")
+    grown = ", ".join(f"{name} {ratio:.2f}" for name, ratio in growth(8 * a.iterations).items())
+    page = [
+        "# Seconds of one iteration",
+        "",
+        f"`python benchmarks/iteration.py --rounds {a.rounds} --iterations {a.iterations}` · {a.threads} threads on "
+        f"{os.cpu_count()} cores, {platform.machine()} · torch {torch.__version__}. Medians; all that is compared ran "
+        "in turn.",
+        "",
+        *lines,
+        "",
+        "First row: 256 episodes of 10 prompt and 34 response tokens, two inner epochs of four minibatches, a 4-layer "
+        "policy of width 64 with a separate critic and a reference, in both trainers (`trl.experimental.ppo` of trl "
+        "1.12.0). The others: 256 episodes of the embedded task by its tiny policy at random weights.",
+        "",
+        f"Growth over {8 * a.iterations} iterations with equal episode counts, last quarter over first: {grown}.",
+        "",
+    ]
+    a.report.parent.mkdir(parents=True, exist_ok=True)
+    a.report.write_text("\n".join(page))
+    print("\n".join(page))
+
+
+if __name__ == "__main__":
+    main()

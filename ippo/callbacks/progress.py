@@ -1,0 +1,47 @@
+"""Lightning's progress bars, counting what a user of this package counts: warm-start steps and PPO iterations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+
+
+class WarmStartProgress(TQDMProgressBar):
+    """Lightning's bar under a name that says which stage is running."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description("Warm start")
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """Metrics without their group, as the bar has little room."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name.rpartition("/")[2]: value for name, value in metrics.items() if name != "v_num"}
+
+
+class RolloutProgress(WarmStartProgress):
+    """One bar for the whole run: an epoch of a single batch makes Lightning's own start and end anew each iteration.
+
+    During long rollouts :class:`ippo.generation.HFGenerate` shows a bar of its own below it.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.train_progress_bar.set_description("PPO iterations")
+        self.train_progress_bar.reset(total=trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self.train_progress_bar.n = trainer.current_epoch
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self.train_progress_bar.n = trainer.current_epoch + 1
+        self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))
+
+    def init_test_tqdm(self) -> Tqdm:
+        """The bar of a test run, gone when it is done: the table says what came of it."""
+        bar = super().init_test_tqdm()
+        bar.leave = False
+        return bar

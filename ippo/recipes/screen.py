@@ -1,0 +1,24 @@
+"""What a recipe keeps off the screen, so that its own lines can be read."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+from transformers.utils import logging as transformers_logging
+
+# Each is true, known, and nothing that the user of a recipe can or should act on.
+_EXPECTED = (
+    r".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 calls a function that torch 2.13 deprecates
+    r".*does not have many workers.*",  # prompts are texts in memory: workers would only cost
+    r".*Checkpoint directory .* exists and is not empty.*",  # meant so: --resume goes on there
+)
+
+
+def quiet() -> None:
+    """Hide Lightning's notices about devices and tips, the bars of model files, and warnings that are expected."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    transformers_logging.disable_progress_bar()
+    for message in _EXPECTED:
+        warnings.filterwarnings("ignore", message=message)

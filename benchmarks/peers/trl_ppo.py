@@ -1,4 +1,4 @@
-"""Time plain-PPO iterations of `trl.experimental.ppo` on CPU at fixed sizes: the peer half of a speed benchmark.
+"""Time plain-PPO iterations of `trl.experimental.ppo` on CPU at fixed sizes: the peer half of a benchmark.
 
 It runs in the peers' own virtual environment (see benchmarks/requirements-peers.txt), downloads nothing and
 imports nothing of this project:
@@ -6,10 +6,10 @@ imports nothing of this project:
     /tmp/venv-peers/bin/python benchmarks/peers/trl_ppo.py --iterations 5 --threads 2
 
 One iteration is TRL's own loop body: generate, score (reference, critic, reward), then the PPO epochs of
-minibatches. It is timed from one `on_step_end` to the next, so set-up is outside, and nothing is saved, sampled
-for show or reported. The last line on stdout is one JSON object. What stands there under "measured" was counted
-while running, and the run fails if that is not the work asked for. Where a setting could favour one side, it
-favours TRL.
+minibatches. It is timed from one `on_step_end` to the next, so set-up is outside, and nothing is saved,
+sampled for show or reported. The last line on stdout is one JSON object. What stands there under "measured"
+was counted while running, and the run fails if that is not the work asked for. Where a setting could favour
+one side, it favours TRL.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 
 class RuleReward(torch.nn.Module):
-    """The cheapest reward TRL accepts: it wants a backbone and a `score` head, so here are two without weights.
+    """The cheapest reward TRL accepts: it wants a backbone and a `score` head; these have no weights.
 
     The reward, read at the last token, is the share of even tokens: three tensor operations, next to nothing.
     """
@@ -92,8 +92,8 @@ def build_trainer(a: argparse.Namespace, output_dir: str) -> tuple[PPOTrainer, R
     shape = LlamaConfig(
         vocab_size=a.vocab, hidden_size=a.hidden, intermediate_size=a.intermediate, num_labels=1,
         num_hidden_layers=a.layers, num_attention_heads=a.heads, num_key_value_heads=a.heads,
-        max_position_embeddings=a.prompt + a.response, tie_word_embeddings=True, attn_implementation=a.attention,
-        bos_token_id=None, eos_token_id=None, pad_token_id=None,
+        max_position_embeddings=a.prompt + a.response, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=None, pad_token_id=None, attn_implementation=a.attention,
         use_cache=False,  # scoring and training need no key-value cache
     )  # fmt: skip
     policy, reference = transformers.LlamaForCausalLM(shape), transformers.LlamaForCausalLM(shape)

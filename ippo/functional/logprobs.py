@@ -1,8 +1,8 @@
 """From logits to the log-probability and the entropy of each token.
 
 Logits, [n, t, v] with v up to 256,000, are the largest tensor of a training step. Both functions walk through
-them one episode at a time, so that the float32 working copy is one episode large (unless autograd has to keep
-it), and both serve reverse-mode and forward-mode differentiation.
+them a few episodes at a time, so that the float32 working copy stays small (unless autograd has to keep it), and
+both serve reverse-mode and forward-mode differentiation.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ippo.functional.layout import check_axes
+
+WORKING_COPY = 2**22  # numbers, 16 MiB in float32: large enough to hide the loop, small next to any model's logits
 
 
 def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
@@ -37,7 +39,8 @@ def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Ten
     check_axes("ntv nt", logits=logits, ids=ids)
     _check_temperature(temperature)
     episodes = []
-    for raw, chosen in zip(torch.split(logits, 1), torch.split(ids, 1), strict=True):
+    rows = _rows_at_a_time(logits)
+    for raw, chosen in zip(torch.split(logits, rows), torch.split(ids, rows), strict=True):
         scaled = _scale(raw, temperature)
         episodes.append(scaled.gather(-1, chosen.unsqueeze(-1)).squeeze(-1) - scaled.logsumexp(dim=-1))
     return torch.cat(episodes)
@@ -63,11 +66,16 @@ def token_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     check_axes("ntv", logits=logits)
     _check_temperature(temperature)
     episodes = []
-    for raw in torch.split(logits, 1):
+    for raw in torch.split(logits, _rows_at_a_time(logits)):
         logprobs = _scale(raw, temperature).log_softmax(dim=-1)
         surprisal = -logprobs.masked_fill(logprobs == -torch.inf, 0.0)  # 0 * inf is NaN; its limit here is 0
         episodes.append((logprobs.exp() * surprisal).sum(dim=-1))
     return torch.cat(episodes)
+
+
+def _rows_at_a_time(logits: Tensor) -> int:
+    """As many episodes as fit the working copy, at least one."""
+    return max(1, WORKING_COPY // max(1, logits[:1].numel()))
 
 
 def _scale(logits: Tensor, temperature: float) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -75,19 +76,20 @@ class ExactScorer(Scorer):
 
 
 def _forward_mode(module: nn.Module, losses: Losses, batch: Any, tangent: dict[str, Tensor]) -> Tensor:
-    """All scores as the derivative of the losses along the tangent: one pass, no graph."""
+    """All scores as the derivative of the losses along the tangent: one pass over dual numbers, no graph.
+
+    Dual tensors are used directly: ``torch.func.jvp`` does the same through a layer of its own, a tenth slower.
+    """
     bound = _Bound(module, losses)
-    primals = {f"module.{name}": parameter.detach() for name, parameter in trainable(module).items()}
-    tangents = {f"module.{name}": tensor for name, tensor in tangent.items()}
-
-    def at(parameters: dict[str, Tensor]) -> Tensor:
-        return functional_call(bound, parameters, (batch,))
-
     # The fused attention kernels have no forward-mode formula; the plain one does.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        values, scores = torch.func.jvp(at, (primals,), (tangents,))  # type: ignore[misc]  # three only with has_aux
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+        duals = {
+            f"module.{name}": forward_ad.make_dual(parameter.detach(), tangent[name])
+            for name, parameter in trainable(module).items()
+        }
+        values, scores = forward_ad.unpack_dual(functional_call(bound, duals, (batch,)))
     _check_losses(values)
-    return scores
+    return torch.zeros_like(values) if scores is None else scores  # None: the losses do not depend on the parameters
 
 
 def _one_backward_each(module: nn.Module, losses: Losses, batch: Any, tangent: dict[str, Tensor]) -> Tensor:

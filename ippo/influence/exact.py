@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ippo.errors import require
 from ippo.influence.direction import Direction, Losses, resolve
+from ippo.influence.forward_mode import ForwardMode
 from ippo.influence.parameters import trainable, without_dropout
 
 Backend = Literal["auto", "jvp", "loop"]
@@ -81,8 +81,7 @@ def _forward_mode(module: nn.Module, losses: Losses, batch: Any, tangent: dict[s
     Dual tensors are used directly: ``torch.func.jvp`` does the same through a layer of its own, a tenth slower.
     """
     bound = _Bound(module, losses)
-    # The fused attention kernels have no forward-mode formula; the plain one does.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+    with torch.no_grad(), ForwardMode(), forward_ad.dual_level():
         duals = {
             f"module.{name}": forward_ad.make_dual(parameter.detach(), tangent[name])
             for name, parameter in trainable(module).items()

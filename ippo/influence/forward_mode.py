@@ -1,0 +1,121 @@
+"""Forward-mode derivatives of two operations that torch has no right formula for.
+
+*Fused attention* has none at all, and torch's plain attention differentiates its softmax by a detour that costs as much
+as the attention itself. *Embeddings* with a ``padding_idx`` give that row no gradient in a backward pass, but a tangent
+in a forward one: an episode that holds the padding token would get another score than its gradient says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+
+class ForwardMode(TorchFunctionMode):
+    """While active, both operations are computed by the formulas below."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return _OURS.get(func, func)(*args, **(kwargs or {}))
+
+
+def embedding(ids: Tensor, weight: Tensor, padding_idx: int | None = None, *options: Any, **more: Any) -> Tensor:
+    """``torch.nn.functional.embedding`` whose ``padding_idx`` row has no tangent, as it has no gradient.
+
+    Args:
+        ids: [...] row numbers.
+        weight: [v, d], possibly dual.
+        padding_idx: the row that is not learned; negative counts from the end.
+        options, more: passed on.
+
+    Returns:
+        [..., d].
+    """
+    rows = functional.embedding(ids, weight, padding_idx, *options, **more)
+    if padding_idx is None:
+        return rows
+    fixed = functional.embedding(ids, forward_ad.unpack_dual(weight).primal, padding_idx, *options, **more)
+    return torch.where((ids == padding_idx % weight.shape[0]).unsqueeze(-1), fixed, rows)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """``torch.nn.functional.scaled_dot_product_attention`` without dropout, written out.
+
+    A query that may see no key (a padding row) gets the mean of the values here and zeros there; nothing reads it.
+
+    Args:
+        query: [..., heads, l, d].
+        key, value: [..., heads or fewer, s, d].
+        attn_mask: [..., l, s], bool (True may be seen) or added to the scores.
+        dropout_p: ignored: scores are taken with dropout off.
+        is_causal: query i sees keys up to i.
+        scale: of the scores; 1 / sqrt(d) when None.
+        enable_gqa: a key and value head may serve several query heads.
+
+    Returns:
+        [..., heads, l, d], in the dtype of ``value``.
+
+    Example:
+        >>> qkv = torch.randn(3, 2, 4, 5, 8)
+        >>> fused = torch.nn.functional.scaled_dot_product_attention(*qkv, is_causal=True)
+        >>> torch.allclose(attention(*qkv, is_causal=True), fused, atol=1e-6)
+        True
+    """
+    if enable_gqa:
+        shared = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(shared, -3), value.repeat_interleave(shared, -3)
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = ((query * factor) @ key.transpose(-2, -1)).float()
+    if is_causal:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        scores = scores + _as_bias(seen)
+    if attn_mask is not None:
+        scores = scores + (_as_bias(attn_mask) if attn_mask.dtype == torch.bool else attn_mask)
+    shares: Tensor = _Softmax.apply(scores)
+    return shares.to(value.dtype) @ value
+
+
+def _as_bias(seen: Tensor) -> Tensor:
+    """0 where a key may be seen, else the lowest number: -inf would turn a row without any key into NaN."""
+    return torch.zeros_like(seen, dtype=torch.float32).masked_fill(~seen, torch.finfo(torch.float32).min)
+
+
+class _Softmax(torch.autograd.Function):
+    """Softmax over the last axis; its tangent is p (dx - <p, dx>)."""
+
+    @staticmethod
+    def forward(scores: Tensor) -> Tensor:
+        return scores.softmax(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        (shares,) = ctx.saved_tensors
+        product = shares * tangent
+        return torch.addcmul(product, shares, product.sum(-1, keepdim=True), value=-1)
+
+
+_OURS: dict[Callable[..., Any], Callable[..., Any]] = {
+    functional.embedding: embedding,
+    functional.scaled_dot_product_attention: attention,
+}

@@ -155,7 +155,12 @@ def write_parquet(table: Mapping[str, Sequence[Any]], path: Path | str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    parquet.write_table(pyarrow.table(dict(table)), unfinished)
+    content = pyarrow.table(dict(table))
+    for place, field in enumerate(content.schema):
+        if pyarrow.types.is_null(field.type):  # a column without any value must still have the type it has elsewhere
+            kind = pyarrow.float64() if field.name in ("score", "reward", "weight") else pyarrow.string()
+            content = content.set_column(place, field.name, content.column(place).cast(kind))
+    parquet.write_table(content, unfinished)
     unfinished.replace(path)
 
 

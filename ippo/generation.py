@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCrit
 
 from ippo.data.demonstrations import pad_left
 from ippo.errors import require
+from ippo.modes import evaluation_mode
 from ippo.sequences import Sequences
 
 
@@ -112,14 +113,12 @@ class HFGenerate:
 def _only(config: GenerationConfig, policy: Any) -> Iterator[None]:
     """Evaluation mode and this generation config alone. ``generate`` fills whatever a config leaves open (top_k,
     repetition_penalty, ...) from the model's own one, so passing ours is not enough: it takes the model's place."""
-    own, was_training = policy.generation_config, policy.training
-    policy.generation_config = config
-    policy.eval()
+    own, policy.generation_config = policy.generation_config, config
     try:
-        yield
+        with evaluation_mode(policy):
+            yield
     finally:
         policy.generation_config = own
-        policy.train(was_training)
 
 
 class _Progress(StoppingCriteria):

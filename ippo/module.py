@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ippo.advantages import with_advantages
 from ippo.curves import rollout_curves
-from ippo.data.demonstrations import encode_demonstrations
+from ippo.data.demonstrations import encode_demonstrations, require_fit
 from ippo.data.task import Check, Columns
 from ippo.episodes import Episodes
 from ippo.errors import require
@@ -249,21 +249,8 @@ class PPOModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self.stopping_reason_message = None
-        for split in ("train", "validation"):
-            self._check_prompts(split)
-
-    def _check_prompts(self, split: str) -> None:
-        """A prompt that leaves no room for its response is told before the first rollout, never cut."""
-        data = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            return
-        prompts = [row["prompt"] for row in getattr(data.task, split)]
-        lengths = [len(ids) for ids in self.tokenizer(prompts)["input_ids"]]
-        longest = max(range(len(prompts)), key=lengths.__getitem__)
-        room = self._context - self.sampling.max_new_tokens
-        found = f"it has {lengths[longest]} tokens and the context leaves {room}"
-        remedy = f"{found}: remove it or lower sampling.max_new_tokens"
-        require(lengths[longest] <= room, f"task.{split}[{longest}]", prompts[longest][:80], remedy)
+        if data := getattr(self.trainer, "datamodule", None):
+            require_fit(self.tokenizer, data.task, self._context, self.sampling.max_new_tokens)
 
     @property
     def _context(self) -> int:

@@ -76,6 +76,8 @@ class Sequences:
 
     def trim(self: Self) -> Self:
         """Without the columns that are padding in every row; what a micro-batch saves by holding short episodes."""
+        if len(self) == 0:
+            return self
         start = self.prompt_ids.shape[1] - int(self.prompt_mask.sum(1).max())
         stop = int(self.lengths.max())
         cut = {"prompt": slice(start, None), "token": slice(None, stop)}
@@ -84,7 +86,7 @@ class Sequences:
 
     def chunks(self: Self, size: int) -> list[Self]:
         """Consecutive micro-batches of at most ``size`` rows, each trimmed."""
-        return [self.rows(index).trim() for index in torch.arange(len(self)).split(size)]
+        return [self.rows(index).trim() for index in torch.arange(len(self)).split(size) if len(index)]
 
     def _replace(self: Self, change: Callable[[str, Any], Any]) -> Self:
         """Apply ``change(name, value)`` to every field that holds something for each row."""

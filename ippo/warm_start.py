@@ -84,13 +84,14 @@ def fingerprint(
     """A hash of all that the result depends on: starting weights, tokenizer, texts, options, seed, versions."""
     digest = hashlib.sha256()
     facts = {
+        "policy": policy.config.to_dict(),
         "options": dataclasses.asdict(options),
         "seed": seed,
         "versions": [torch.__version__, transformers.__version__, L.__version__],
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "rows": [[row["prompt"], row["solution"]] for row in rows],
     }
-    digest.update(json.dumps(facts).encode())
+    digest.update(json.dumps(facts, default=str).encode())
     for name, parameter in policy.state_dict().items():
         digest.update(name.encode())
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ippo.data.task import Rows
+from ippo.data.task import Rows, Task
 from ippo.errors import require
 from ippo.sequences import Sequences
 
@@ -37,6 +37,23 @@ def encode_demonstrations(tokenizer: PreTrainedTokenizerBase, rows: Rows, contex
     prompt_ids, prompt_mask = pad_left(prompts, pad)
     response_ids, response_mask = (side.flip(1) for side in pad_left([ids[::-1] for ids in responses], pad))
     return Sequences(prompt_ids, prompt_mask, response_ids, response_mask)
+
+
+def require_fit(tokenizer: PreTrainedTokenizerBase, task: Task, context: int, max_new_tokens: int) -> None:
+    """Make sure, before any work, that the policy's context holds every gold solution and every prompt's response.
+
+    Raises:
+        UsageError: naming the split, the row and what to do. A question is never cut.
+    """
+    encode_demonstrations(tokenizer, task.gold, context, "gold")
+    room = context - max_new_tokens
+    for split in ("train", "validation", "test"):
+        prompts = [row["prompt"] for row in getattr(task, split)]
+        lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
+        longest = max(range(len(prompts)), key=lengths.__getitem__)
+        found = f"it has {lengths[longest]} tokens, and max_new_tokens leaves {room} of the context of {context}"
+        remedy = f"{found}: remove it or lower sampling.max_new_tokens"
+        require(lengths[longest] <= room, f"task.{split}[{longest}]", prompts[longest][:80], remedy)
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -77,15 +77,20 @@ class PromptDataModule(L.LightningDataModule):
         """The gold solutions that guide the influence filter."""
         return self.task.gold
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Columns]:
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         size = self.options.prompts_per_iteration
         require(size % ranks == 0, "data.prompts_per_iteration", size, f"use a multiple of the {ranks} ranks")
         sampler = IterationSampler(self.task.train, size, self.seed, ranks, rank)  # type: ignore[arg-type]
-        return DataLoader(self.task.train, batch_size=size // ranks, sampler=sampler, collate_fn=columns)  # type: ignore[arg-type]
+        return self._loader(self.task.train, size // ranks, sampler)
 
     def val_dataloader(self) -> DataLoader[Columns]:
-        return DataLoader(self.task.validation, batch_size=self.options.evaluation_batch_size, collate_fn=columns)  # type: ignore[arg-type]
+        return self._loader(self.task.validation, self.options.evaluation_batch_size)
 
     def test_dataloader(self) -> DataLoader[Columns]:
-        return DataLoader(self.task.test, batch_size=self.options.evaluation_batch_size, collate_fn=columns)  # type: ignore[arg-type]
+        return self._loader(self.task.test, self.options.evaluation_batch_size)
+
+    def _loader(self, rows: Rows, size: int, sampler: IterationSampler | None = None) -> DataLoader[Columns]:
+        """A generator of its own keeps the loader from drawing on the global one, which would shift a resumed run."""
+        own = torch.Generator()
+        return DataLoader(rows, size, sampler=sampler, collate_fn=columns, generator=own)  # type: ignore[arg-type]

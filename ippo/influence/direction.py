@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ippo.errors import require
 from ippo.influence.parameters import trainable
+from ippo.modes import evaluation_mode
 from ippo.ranks import total
 
 Losses = Callable[[nn.Module, Any], Tensor]
@@ -53,7 +54,7 @@ class ValidationDirection(Direction):
         sums = [torch.zeros_like(parameter) for parameter in parameters.values()]
         count = 0
         for batch in self.batches:
-            with torch.enable_grad():
+            with torch.enable_grad(), evaluation_mode(module):
                 losses = self.loss(module, batch)
                 gradients = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
             for accumulated, gradient in zip(sums, gradients, strict=True):

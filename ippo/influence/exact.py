@@ -14,7 +14,8 @@ from torch.func import functional_call
 from ippo.errors import require
 from ippo.influence.direction import Direction, Losses, resolve
 from ippo.influence.forward_mode import ForwardMode
-from ippo.influence.parameters import trainable, without_dropout
+from ippo.influence.parameters import trainable
+from ippo.modes import evaluation_mode
 
 Backend = Literal["auto", "jvp", "loop"]
 
@@ -70,7 +71,7 @@ class ExactScorer(Scorer):
         """See :meth:`Scorer.score`."""
         tangent = resolve(direction, module)
         one_batch = _BACKENDS["jvp" if self.backend == "auto" else self.backend]
-        with without_dropout(module):
+        with evaluation_mode(module):
             scores = [one_batch(module, losses, batch, tangent).detach().float() for batch in batches]
         return torch.cat(scores) if scores else torch.empty(0)
 
@@ -96,13 +97,13 @@ def _one_backward_each(module: nn.Module, losses: Losses, batch: Any, tangent: d
     parameters = trainable(module)
     with torch.enable_grad():
         values = losses(module, batch)
-    _check_losses(values)
-    scores = torch.zeros(len(values), device=values.device)
-    for index, value in enumerate(values):
-        gradients = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
-        for gradient, along in zip(gradients, tangent.values(), strict=True):
-            if gradient is not None:
-                scores[index] += (gradient.float() * along.float()).sum()
+        _check_losses(values)
+        scores = torch.zeros(len(values), device=values.device)
+        for index, value in enumerate(values):
+            gradients = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
+            for gradient, along in zip(gradients, tangent.values(), strict=True):
+                if gradient is not None:
+                    scores[index] += (gradient.float() * along.float()).sum()
     return scores
 
 

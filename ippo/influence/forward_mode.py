@@ -82,7 +82,8 @@ def attention(
         shared = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(shared, -3), value.repeat_interleave(shared, -3)
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = ((query * factor) @ key.transpose(-2, -1)).float()
+    precise = torch.promote_types(query.dtype, torch.float32)
+    scores = ((query * factor) @ key.transpose(-2, -1)).to(precise)
     if is_causal:
         seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         scores = scores + _as_bias(seen)

@@ -1,9 +1,6 @@
-"""Which parameters are scored, and the state a module must be in meanwhile."""
+"""Which parameters are scored."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from torch import nn
 
@@ -21,15 +18,3 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
         bool(parameters), "module", type(module).__name__, "it has no trainable parameter: call requires_grad_(True)"
     )
     return parameters
-
-
-@contextmanager
-def without_dropout(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for every submodule, and afterwards each one's own mode again."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

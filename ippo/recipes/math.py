@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from ippo.callbacks import EpisodeLogger, ReproducibleState, RolloutProgress, RunRecord
+from ippo.data.demonstrations import require_fit
 from ippo.data.prompts import PromptDataModule
 from ippo.errors import UsageError, require
 from ippo.models import SeparateModels
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config, options = parse(parser, arguments)
         run = RunDirectory(options.trainer.default_root_dir, "math", options.resume)
-        parser.save(config, run.config, overwrite=options.resume)
+        parser.save(config, run.config, overwrite=True)
         train(options, run)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -52,6 +53,7 @@ def train(options: Namespace, run: RunDirectory) -> None:
     task = load_task(options.task, options.embedded)
     texts = [row["prompt"] + row["solution"] for row in task.train]
     policy, tokenizer = load_policy(options.policy, texts, options.tiny, options.trust_remote_code)
+    require_fit(tokenizer, task, policy.config.max_position_embeddings, options.sampling.max_new_tokens)
     size = sum(parameter.numel() for parameter in policy.parameters())
     console.print(
         f"Task {task.name}: {len(task.train)} training problems, {len(task.gold)} gold solutions. {task.notice}"

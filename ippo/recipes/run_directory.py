@@ -33,7 +33,7 @@ class RunDirectory:
             raise UsageError(
                 "trainer.default_root_dir", str(self.path), f"it cannot be written ({error.strerror})"
             ) from error
-        taken = self.config.exists()
+        taken = self.newest_checkpoint() is not None or self.summary.exists()
         another = "it holds another run: add --resume to go on with it, or name another directory"
         require(resume or not taken, "trainer.default_root_dir", str(self.path), another)
         require(
@@ -49,6 +49,11 @@ class RunDirectory:
         return self.path / "config.yaml"
 
     @property
+    def summary(self) -> Path:
+        """What the run came to."""
+        return self.path / "summary.json"
+
+    @property
     def checkpoints(self) -> Path:
         """One file an iteration, the newest kept."""
         return self.path / "checkpoints"
@@ -60,6 +65,6 @@ class RunDirectory:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``, whole or not at all."""
-        unfinished = self.path / "summary.json.unfinished"
+        unfinished = self.summary.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(summary, indent=2) + "\n")
-        unfinished.replace(self.path / "summary.json")
+        unfinished.replace(self.summary)

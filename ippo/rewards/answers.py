@@ -8,7 +8,7 @@ from fractions import Fraction
 
 # Digits are bounded and ASCII only: what a model writes is data, and may be a megabyte of nines.
 NUMBER = r"[+-]?[0-9]{1,18}(?:\.[0-9]{1,18})?"
-_ANSWER = re.compile(rf"\s*\$?({NUMBER})(?![0-9])")
+_ANSWER = re.compile(rf"\s*\$?({NUMBER})(?!\.?\d)")
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 
 
@@ -26,7 +26,7 @@ def final_answer(response: str) -> str | None:
     _, mark, tail = response.rpartition("####")
     if not mark:
         return None
-    found = _ANSWER.match(_THOUSANDS.sub("", tail[:64]))
+    found = _ANSWER.match(_THOUSANDS.sub("", tail.lstrip()[:64]))
     return str(Fraction(found[1])) if found else None
 
 

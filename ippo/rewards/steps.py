@@ -17,6 +17,7 @@ ChainClass = Literal["wrong", "faithful", "wrong_step", "nonsense", "shortcut"]
 CHAIN_CLASSES: tuple[ChainClass, ...] = ("wrong", "faithful", "wrong_step", "nonsense", "shortcut")
 
 _STEP = re.compile(rf"\s*({NUMBER})\s*([-+*/])\s*({NUMBER})\s*=\s*({NUMBER})\s*")
+_LONGEST = 128  # characters of a step; what is longer is none, and is not searched
 _MAX_LINES = 64  # a longer chain is cut: the alignment below is quadratic in the number of lines
 
 
@@ -39,7 +40,8 @@ def parse_step(line: str) -> Step | None:
         >>> parse_step("7 plus 5") is None
         True
     """
-    found = _STEP.fullmatch(line[:128])
+    text = line.strip()
+    found = _STEP.fullmatch(text) if len(text) <= _LONGEST else None
     if found is None:
         return None
     left, right, result = Fraction(found[1]), Fraction(found[3]), Fraction(found[4])

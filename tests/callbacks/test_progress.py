@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+from parts import MakeModule, MakeTrainer
+
+from ippo import PromptDataModule
+from ippo.callbacks import InfluenceFilterCallback, RolloutProgress, RunRecord
+
+
+def test_the_bar_counts_iterations(
+    make_module: MakeModule,
+    make_trainer: MakeTrainer,
+    data: PromptDataModule,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bar = RolloutProgress()
+    trainer = make_trainer(bar, max_epochs=3, enable_progress_bar=True, limit_val_batches=1)
+    trainer.fit(make_module(), data)
+    assert bar.train_progress_bar.n == bar.train_progress_bar.total == 3
+    assert bar.train_progress_bar.desc.startswith("PPO iterations")
+    screen = "".join(capsys.readouterr())
+    assert "3/3" in screen
+    assert "em=" in screen  # what is logged for the bar, without its group
+    assert "val/em" not in screen
+
+
+def test_the_bar_does_without_a_last_iteration(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+) -> None:
+    bar = RolloutProgress()
+    make_trainer(bar, max_epochs=-1, max_steps=2, enable_progress_bar=True).fit(make_module(minibatch_size=99), data)
+    assert bar.train_progress_bar.n == 2
+    assert bar.train_progress_bar.total is None
+
+
+@pytest.mark.parametrize("options", [{}, {"log_every_n_steps": 50}, {"logger": False}], ids=str)
+def test_the_record_holds_each_iterations_own_figures(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, options: dict[str, int]
+) -> None:
+    record = RunRecord()
+    trainer = make_trainer(
+        InfluenceFilterCallback(min_survival=0.0), record, **{"logger": True, **options}, max_epochs=2
+    )
+    trainer.fit(make_module(), data)
+    assert len(record.iterations) == 2
+    assert {one["kept_fraction"] for one in record.iterations} != {1.0}
+    for one in record.iterations:
+        assert one.keys() >= {"kept_fraction", "effective_sample_size", "seconds"}
+        assert one["seconds"].keys() == {"rollout", "scoring", "update"}
+        assert all(seconds > 0 for seconds in one["seconds"].values())
+    assert record.iterations[0]["seconds"] != record.iterations[1]["seconds"]
+
+
+def test_the_record_outlives_a_resume() -> None:
+    record, resumed = RunRecord(), RunRecord()
+    record.iterations.append({"kept_fraction": 0.5})
+    resumed.load_state_dict(record.state_dict())
+    assert resumed.iterations == [{"kept_fraction": 0.5}]
+    resumed.iterations.append({})
+    assert len(record.iterations) == 1

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from ippo.data import Task
+from ippo.data.demonstrations import encode_demonstrations, pad_left
+from ippo.errors import UsageError
+from ippo.sequences import Sequences
+
+
+def test_real_tokens_spell_prompt_and_solution(task: Task, tokenizer: PreTrainedTokenizerFast, gold: Sequences) -> None:
+    assert len(gold) == len(task.gold)
+    for row, prompt, prompt_mask, response, mask in zip(
+        task.gold, gold.prompt_ids, gold.prompt_mask, gold.response_ids, gold.response_mask, strict=True
+    ):
+        assert tokenizer.decode(prompt[prompt_mask]) == row["prompt"]
+        assert tokenizer.decode(response[mask]) == row["solution"] + tokenizer.eos_token
+
+
+def test_padding_lies_left_of_prompts_and_right_of_solutions(
+    tokenizer: PreTrainedTokenizerFast, gold: Sequences
+) -> None:
+    assert gold.prompt_mask.any(0).all()
+    assert gold.response_mask.any(0).all()
+    assert not gold.prompt_mask.all()
+    assert not gold.response_mask.all()
+    assert (gold.prompt_mask.int().diff(dim=1) >= 0).all()
+    assert (gold.response_mask.int().diff(dim=1) <= 0).all()
+    assert (gold.prompt_ids[~gold.prompt_mask] == tokenizer.pad_token_id).all()
+    assert (gold.response_ids[~gold.response_mask] == tokenizer.pad_token_id).all()
+
+
+def test_solutions_get_no_special_token_in_front(tokenizer: PreTrainedTokenizerFast) -> None:
+    one = encode_demonstrations(tokenizer, [{"prompt": "2+2?\n", "solution": "2+2=4\n#### 4"}], 64, "gold")
+    expected = [*tokenizer("2+2=4\n#### 4", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    assert one.response_ids.tolist() == [expected]
+
+
+def test_refuses_a_row_longer_than_the_context_by_name(tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [{"prompt": "2+2?", "solution": "4"}, {"prompt": "How many?", "solution": "1+1=2\n" * 9}]
+    length = len(tokenizer(rows[1]["prompt"] + rows[1]["solution"])["input_ids"]) + 1
+    assert len(encode_demonstrations(tokenizer, rows, length, "gold")) == 2
+    with pytest.raises(UsageError, match=rf"task\.gold\[1\] = 'How many\?': .* {length} tokens .* is {length - 1}"):
+        encode_demonstrations(tokenizer, rows, length - 1, "gold")
+
+
+def test_refuses_no_rows(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UsageError, match=r"task\.gold = 0: give at least one row"):
+        encode_demonstrations(tokenizer, [], 64, "gold")
+
+
+def test_pad_left() -> None:
+    ids, mask = pad_left([[1, 2, 3], [4], [5, 9]], pad=9)
+    assert ids.tolist() == [[1, 2, 3], [9, 9, 4], [9, 5, 9]]
+    assert mask.tolist() == [[True] * 3, [False, False, True], [False, True, True]]  # a real token may equal pad
+    assert mask.dtype == torch.bool

@@ -1,0 +1,294 @@
+"""The recipe from end to end, very small, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ippo.generation import HFGenerate
+from ippo.recipes.math import main
+
+SMALL = [
+    "--tiny.hidden_size=16",
+    "--tiny.layers=1",
+    "--tiny.heads=2",
+    "--tiny.intermediate_size=32",
+    "--tiny.vocab_size=300",
+    "--embedded.train_size=32",
+    "--embedded.gold_size=8",
+    "--embedded.validation_size=4",
+    "--embedded.test_size=4",
+    "--embedded.max_steps=2",
+    "--sft.steps=60",
+    "--sft.batch_size=8",
+    "--sft.learning_rate=0.02",
+    "--data.prompts_per_iteration=4",
+    "--ppo.samples_per_prompt=2",
+    "--ppo.minibatch_size=4",
+    "--sampling.max_new_tokens=24",
+    "--evaluation.samples=2",
+    "--trainer.max_epochs=2",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.accelerator=cpu",
+]
+TAGS = {
+    "reward/mean",
+    "reward/unfinished",
+    "accuracy/em",
+    "accuracy/false_positive",
+    "influence/kept_fraction",
+    "influence/score_mean",
+    "influence/effective_sample_size",
+    "ppo/kl",
+    "ppo/entropy",
+    "ppo/explained_variance",
+    "val/em",
+    "val/mv",
+    "val/pass@k",
+    "val/false_positive",
+    "time/rollout",
+    "time/score",
+    "time/update",
+}
+UPDATE_TAGS = {"ppo/policy_loss", "ppo/value_loss", "ppo/clip_fraction"}  # where something survived
+
+
+def run(directory: Path, *arguments: str) -> int:
+    return main([*SMALL, f"--trainer.default_root_dir={directory}", *arguments])
+
+
+def summary(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "summary.json").read_text())
+
+
+def numbers(directory: Path) -> dict[str, Any]:
+    """A run's results without the seconds they took."""
+    found = summary(directory)
+    for iteration in found["iterations"]:
+        del iteration["seconds"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two iterations; read only."""
+    directory = tmp_path_factory.mktemp("runs") / "first"
+    assert (
+        run(
+            directory,
+            "--filter.class_path=ippo.callbacks.InfluenceFilterCallback",
+            "--filter.init_args.on_empty=keep_all",
+            "--filter.init_args.min_survival=0",
+        )
+        == 0
+    )
+    return directory
+
+
+class TestWhatARunLeaves:
+    def test_files(self, finished: Path) -> None:
+        assert {path.name for path in finished.iterdir()} >= {"config.yaml", "summary.json", "checkpoints", "episodes"}
+        assert not list(finished.glob("**/*unfinished*"))
+
+    def test_summary(self, finished: Path) -> None:
+        found = summary(finished)
+        assert found.keys() >= {"sft", "trained", "iterations", "stopped_by", "seed", "device", "versions"}
+        for scores in (found["sft"], found["trained"]):
+            assert scores.keys() == {"em", "mv", "pass_at_k", "false_positive", "k", "n"}
+            assert (scores["k"], scores["n"]) == (2, 4)
+            assert all(0 <= scores[name] <= 1 for name in ("em", "mv", "pass_at_k", "false_positive"))
+        assert len(found["iterations"]) == 2
+        for iteration in found["iterations"]:
+            assert iteration.keys() >= {"kept_fraction", "effective_sample_size", "seconds"}
+            assert all(iteration["seconds"][phase] > 0 for phase in ("rollout", "scoring", "update"))
+        assert found["stopped_by"] == "max_epochs"
+        assert found["seed"] == 0
+        assert found["versions"]["torch"] == torch.__version__
+
+    def test_configuration(self, finished: Path) -> None:
+        config = yaml.safe_load((finished / "config.yaml").read_text())
+        assert config["tiny"]["hidden_size"] == 16
+        assert config["trainer"]["max_epochs"] == 2
+        assert config["seed_everything"] == 0
+
+    def test_checkpoints_that_load_without_running_code(self, finished: Path) -> None:
+        (path,) = (finished / "checkpoints").glob("*.ckpt")
+        checkpoint = torch.load(path, weights_only=True)
+        assert checkpoint["epoch"] == 1
+        assert not [key for key in checkpoint["state_dict"] if "reference" in key]
+
+    def test_episodes(self, finished: Path, tmp_path: Path) -> None:
+        files = str(finished / "episodes" / "*.parquet")
+        table = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path), split="train")
+        assert len(table) == 2 * 8
+        assert set(table.column_names) >= {"iteration", "prompt", "response", "reward", "correct", "faithful"}
+        assert set(table.column_names) >= {"score", "weight", "kept", "reason"}
+        assert set(table["iteration"]) == {0, 1}
+
+    def test_curves(self, finished: Path) -> None:
+        events = EventAccumulator(str(finished / "ppo")).Reload()
+        assert set(events.Tags()["scalars"]) >= TAGS | UPDATE_TAGS
+        assert events.Tags()["histograms"] == ["influence/scores"]
+        assert "sft/loss" in EventAccumulator(str(finished / "sft")).Reload().Tags()["scalars"]
+
+
+class TestRunningAgain:
+    def test_reuses_the_warm_start(self, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(tmp_path / "second", "--trainer.max_epochs=1") == 0
+        assert "Warm start: reused." in capsys.readouterr().out
+        assert summary(tmp_path / "second")["sft"] == summary(finished)["sft"]
+
+    def test_from_its_configuration_repeats_every_number(self, finished: Path, tmp_path: Path) -> None:
+        again = tmp_path / "again"
+        assert main([f"--config={finished / 'config.yaml'}", f"--trainer.default_root_dir={again}"]) == 0
+        assert numbers(again) == numbers(finished)
+
+    def test_with_another_seed_gives_others(self, finished: Path, tmp_path: Path) -> None:
+        again = tmp_path / "again"
+        arguments = [f"--config={finished / 'config.yaml'}", f"--trainer.default_root_dir={again}"]
+        assert main([*arguments, "--seed_everything=1", "--sft.steps=5"]) == 0
+        assert summary(again)["iterations"] != summary(finished)["iterations"]
+
+    def test_resume_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
+        arguments = ("--filter=none", "--ppo.schedule=constant")
+        assert run(tmp_path / "whole", *arguments, "--trainer.max_epochs=4") == 0
+        assert run(tmp_path / "parts", *arguments) == 0
+        assert len(summary(tmp_path / "parts")["iterations"]) == 2
+        assert run(tmp_path / "parts", *arguments, "--trainer.max_epochs=4", "--resume") == 0
+        assert len(summary(tmp_path / "parts")["iterations"]) == 4
+        assert len(list((tmp_path / "parts" / "episodes").iterdir())) == 4
+        assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
+
+    def test_after_a_mistake_needs_no_other_directory(self, tmp_path: Path) -> None:
+        assert run(tmp_path / "run", "--task=nope") == 2
+        assert run(tmp_path / "run", "--sft.steps=0", "--trainer.max_epochs=1") == 0
+
+
+@pytest.mark.parametrize("name", ["paper", "uniform", "tempered"])
+def test_filters_by_name(tmp_path: Path, name: str) -> None:
+    assert run(tmp_path, f"--filter={name}", "--trainer.max_epochs=1") == 0
+    (iteration,) = summary(tmp_path)["iterations"]
+    assert iteration["kept_fraction"] < 1.0
+    assert iteration["effective_sample_size"] <= iteration["kept_fraction"] + 1e-6
+    if name == "uniform":
+        assert iteration["effective_sample_size"] == pytest.approx(iteration["kept_fraction"])
+
+
+def test_plain_ppo(tmp_path: Path) -> None:
+    assert run(tmp_path, "--filter=none", "--trainer.max_epochs=1") == 0
+    (iteration,) = summary(tmp_path)["iterations"]
+    assert (iteration["kept_fraction"], iteration["effective_sample_size"]) == (1.0, 1.0)
+    tags = EventAccumulator(str(tmp_path / "ppo")).Reload().Tags()["scalars"]
+    assert not [tag for tag in tags if tag.startswith("influence/")]
+
+
+def test_a_filter_by_class_path(tmp_path: Path) -> None:
+    weight = "--filter.init_args.weight"
+    arguments = [
+        "--filter.class_path=ippo.callbacks.InfluenceFilterCallback",
+        "--filter.init_args.scorer.class_path=ippo.influence.ExactScorer",
+        "--filter.init_args.scorer.init_args.backend=loop",
+        "--filter.init_args.keep.class_path=ippo.influence.RandomMatched",
+        f"{weight}.class_path=ippo.influence.Proportional",
+        f"{weight}.init_args.temper=0.5",
+    ]
+    assert run(tmp_path, *arguments, "--trainer.max_epochs=1") == 0
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["filter"]["init_args"]["weight"]["init_args"]["temper"] == 0.5
+    files = str(tmp_path / "episodes" / "*.parquet")
+    table = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"), split="train")
+    assert set(table["reason"]) - {""} == {"drawn at random"}
+
+
+def test_without_logger_bar_and_checkpoints_the_summary_is_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    off = [f"--trainer.{name}=false" for name in ("logger", "enable_progress_bar", "enable_checkpointing")]
+    assert run(tmp_path / "off", *off) == 0
+    assert "PPO iterations" not in capsys.readouterr().err
+    assert run(tmp_path / "on") == 0
+    assert numbers(tmp_path / "off") == numbers(tmp_path / "on")
+    assert not (tmp_path / "off" / "checkpoints").exists()
+
+
+class TestBadInput:
+    """Exit code 2, one line that says what to write instead, no traceback, no rollout."""
+
+    @pytest.fixture(autouse=True)
+    def _no_rollout(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: Any, **__: Any) -> None:
+            raise AssertionError("a rollout was made")
+
+        monkeypatch.setattr(HFGenerate, "generate", fail)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--task=nope"], ["task = 'nope'", "embedded"]),
+            (["--policy=/no/where"], ["policy = '/no/where'", "there is no such directory"]),
+            (["--layout=heap"], ["layout = 'heap'", "separate"]),
+            (["--filter=magic"], ["filter = 'magic'", "paper", "none"]),
+            (["--ppo.minibatch_size=0"], ["ppo.minibatch_size = 0", "at least 1"]),
+            (["--ppo.advantage=rloo"], ["ppo.kl_place = 'reward'", "kl_place=loss"]),
+            (["--ppo.lam=often"], ["ppo.lam = 'often'", "float"]),
+            (["--ppo.nope=3"], ["ppo.nope"]),
+            (["--sampling.temperature=0"], ["sampling.temperature = 0", "above 0"]),
+            (["--sampling.top_p=0.9"], ["sampling.top_p = 0.9", "1.0"]),
+            (["--embedded.gold_size=0"], ["embedded.gold_size = 0", "at least one row"]),
+            (["--embedded.nonsense=0.9"], ["nonsense", "at most 1"]),
+            (["--tiny.context=16"], ["task.", "context", "16", "remove"]),
+            (["--tiny.context=16", "--sft.steps=0"], ["task.", "context"]),
+            (["--tiny.context=40", "--sft.steps=0", "--sampling.max_new_tokens=8"], ["task.gold", "context is 40"]),
+            (["--trainer.max_epochs=often"], ["trainer.max_epochs = 'often'", "int"]),
+            (["--config=/no/where.yaml"], ["/no/where.yaml", "not exist"]),
+            (["--resume"], ["resume", "no checkpoint"]),
+            (
+                ["--filter.class_path=ippo.callbacks.InfluenceFilterCallback", "--filter.init_args.min_survival=3"],
+                ["min_survival", "3", "between 0 (never stop) and 1"],
+            ),
+            (
+                ["--filter.class_path=ippo.callbacks.InfluenceFilterCallback", "--filter.init_args.patience=0"],
+                ["patience", "0", "at least 1"],
+            ),
+        ],
+        ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
+    )
+    def test_is_told_in_one_line(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+    ) -> None:
+        self.check(run(tmp_path / "run", *arguments), capsys, words)
+
+    def check(self, code: int, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+        lines = capsys.readouterr().err.splitlines()
+        assert code == 2
+        assert len(lines) == 1
+        assert lines[0].startswith("error: ")
+        assert all(word in lines[0] for word in words)
+
+    def test_a_directory_that_cannot_be_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "file").touch()
+        words = ["trainer.default_root_dir = ", str(tmp_path / "file" / "run"), "cannot be written"]
+        self.check(run(tmp_path / "file" / "run"), capsys, words)
+
+    def test_a_directory_that_holds_a_run(
+        self, tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = (finished / "config.yaml").read_text()
+        capsys.readouterr()
+        self.check(run(finished, "--ppo.gamma=0.5"), capsys, ["it holds another run", "--resume"])
+        assert (finished / "config.yaml").read_text() == before
+
+    def test_a_configuration_with_an_unknown_key(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "mine.yaml").write_text("ppo:\n  gama: 1.0\n")
+        self.check(run(tmp_path / "run", f"--config={tmp_path / 'mine.yaml'}"), capsys, ["ppo", "gama"])
+
+    def test_a_configuration_that_is_no_yaml(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "mine.yaml").write_text("ppo: [1, 2\nfilter: {")
+        self.check(run(tmp_path / "run", f"--config={tmp_path / 'mine.yaml'}"), capsys, ["config", "line 1"])

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from ippo.errors import UsageError
+from ippo.rewards import NoisyVerifier, WeightedSum, numeric_reward
+
+COUNT = 20_000
+
+
+def alternating(prompts: Sequence[str], completions: Sequence[str], **_: object) -> list[float]:
+    return [float(place % 2) for place in range(len(completions))]
+
+
+def length(prompts: Sequence[str], completions: Sequence[str], **_: object) -> list[float]:
+    return [float(len(text)) for text in completions]
+
+
+class TestNoisyVerifier:
+    @pytest.mark.parametrize("rate", [0.05, 0.25, 0.5])
+    @pytest.mark.parametrize("right", [0, 1])
+    def test_errs_at_its_rate_both_ways(self, rate: float, right: int) -> None:
+        texts = [""] * (2 * COUNT)
+        rewards = NoisyVerifier(alternating, rate)(texts, texts)[right::2]
+        flipped = sum(reward != right for reward in rewards) / COUNT
+        assert flipped == pytest.approx(rate, abs=3 * math.sqrt(rate * (1 - rate) / COUNT))
+
+    def test_error_0_and_1_are_exact(self) -> None:
+        texts = [""] * 1000
+        exact = alternating(texts, texts)
+        assert NoisyVerifier(alternating, 0.0)(texts, texts) == exact
+        assert NoisyVerifier(alternating, 1.0)(texts, texts) == [1.0 - value for value in exact]
+
+    def test_seed_repeats_the_flips(self) -> None:
+        verifier, texts = NoisyVerifier(alternating, 0.3), [""] * 100
+        torch.manual_seed(7)
+        first, second = verifier(texts, texts), verifier(texts, texts)
+        torch.manual_seed(7)
+        assert verifier(texts, texts) == first
+        assert verifier(texts, texts) == second
+        assert first != second
+
+    def test_columns_reach_the_reward(self) -> None:
+        assert NoisyVerifier(numeric_reward, 0.0)(["p"], ["#### 4"], answer=["4"], steps=[[]]) == [1.0]
+
+    @pytest.mark.parametrize("rate", [-0.1, 1.1, math.nan])
+    def test_refuses_a_rate_that_is_no_share(self, rate: float) -> None:
+        with pytest.raises(UsageError, match="verifier_error = "):
+            NoisyVerifier(alternating, rate)
+
+
+class TestWeightedSum:
+    def test_sums_each_episode_by_itself(self) -> None:
+        both = WeightedSum([alternating, length], [10.0, -0.5])
+        assert both([""] * 3, ["a", "bb", ""]) == [-0.5, 9.0, 0.0]
+
+    def test_columns_reach_every_reward(self) -> None:
+        both = WeightedSum([numeric_reward, numeric_reward], [1.0, 2.0])
+        assert both(["p", "p"], ["#### 4", "#### 5"], answer=["4", "4"]) == [3.0, 0.0]
+
+    @pytest.mark.parametrize(("count", "weights"), [(2, [1.0]), (1, [1.0, 2.0]), (0, [])])
+    def test_refuses_a_reward_without_its_weight(self, count: int, weights: list[float]) -> None:
+        with pytest.raises(UsageError, match="give one weight for each"):
+            WeightedSum([length] * count, weights)

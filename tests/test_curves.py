@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from parts import make_episodes
+
+from ippo.curves import explained_variance, rollout_curves
+
+CHAINS = ["faithful", "wrong", "shortcut", "nonsense", "wrong"]
+
+
+def test_rollout_curves_by_hand() -> None:
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0]]).bool()
+    nan = torch.full((5, 5), torch.nan)  # padding may hold anything
+    old = nan.masked_scatter(mask, torch.tensor([-1.0, -3.0, -2.0, -1.0, -1.0, -4.0, -2.0, -2.0]))
+    reference = nan.masked_scatter(mask, torch.tensor([-1.0, -2.0, -2.0, -1.0, -1.0, -1.0, -2.0, -2.0]))
+    values = nan.masked_scatter(mask, torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
+    returns = nan.masked_scatter(mask, torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0, 2.0, 2.0, 2.0]))
+    fields = {"old_logprobs": old, "reference_logprobs": reference, "values": values, "returns": returns}
+    notes = {"chain": CHAINS, "correct": [chain != "wrong" for chain in CHAINS]}
+    curves = rollout_curves(make_episodes(5, response_mask=mask, notes=notes, **fields))
+    assert curves == {
+        "reward/mean": 2.0,
+        "reward/unfinished": pytest.approx(0.4),
+        "reward/length": pytest.approx(8 / 5),
+        "ppo/kl": pytest.approx((-1.0 - 3.0) / 8),
+        "ppo/entropy": pytest.approx(2.0),
+        "ppo/explained_variance": pytest.approx(1 - 0.25 / 1.0),
+        "accuracy/em": pytest.approx(3 / 5),
+        "accuracy/false_positive": pytest.approx(2 / 3),
+        "accuracy/wrong_step": 0.0,
+        "accuracy/nonsense": pytest.approx(1 / 3),
+        "accuracy/shortcut": pytest.approx(1 / 3),
+    }
+
+
+def test_nothing_right_is_no_false_positive() -> None:
+    notes = {"chain": ["wrong"] * 3, "correct": [False] * 3}
+    curves = rollout_curves(make_episodes(3, notes=notes))
+    assert curves["accuracy/em"] == curves["accuracy/false_positive"] == 0.0
+
+
+def test_a_critic_worse_than_the_mean_is_below_zero() -> None:
+    assert explained_variance(torch.tensor([1.0, -1.0]), torch.tensor([-1.0, 1.0])) == -3.0

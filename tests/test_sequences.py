@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ippo.sequences import Sequences
+
+
+@pytest.fixture
+def ragged() -> Sequences:
+    """Prompts of 1, 3 and 2 tokens, responses of 2, 1 and 3, with one column too many on both sides."""
+    return Sequences(
+        prompt_ids=torch.tensor([[0, 0, 0, 11], [0, 21, 22, 23], [0, 0, 31, 32]]),
+        prompt_mask=torch.tensor([[0, 0, 0, 1], [0, 1, 1, 1], [0, 0, 1, 1]]).bool(),
+        response_ids=torch.tensor([[15, 16, 0, 0], [25, 0, 0, 0], [35, 36, 37, 0]]),
+        response_mask=torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]]).bool(),
+    )
+
+
+def tensors(sequences: Sequences) -> dict[str, list]:
+    return {name: value.tolist() for name, value in vars(sequences).items()}
+
+
+def test_prompt_and_response_side_by_side(ragged: Sequences) -> None:
+    assert len(ragged) == 3
+    assert ragged.input_ids[0].tolist() == [0, 0, 0, 11, 15, 16, 0, 0]
+    assert ragged.attention_mask[1].tolist() == [0, 1, 1, 1, 1, 0, 0, 0]
+    assert ragged.attention_mask.dtype == torch.long
+    assert ragged.lengths.tolist() == [2, 1, 3]
+
+
+def test_positions_count_from_the_first_real_token(ragged: Sequences) -> None:
+    real = [positions[mask == 1] for positions, mask in zip(ragged.position_ids, ragged.attention_mask, strict=True)]
+    assert [positions.tolist() for positions in real] == [[0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]]
+    assert ragged.position_ids.shape == ragged.input_ids.shape
+    assert ragged.position_ids.min() == 0
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        (torch.tensor([2, 0]), [35, 15]),
+        (torch.tensor([1, 1, 1]), [25, 25, 25]),
+        (torch.tensor([True, False, True]), [15, 35]),
+        (torch.tensor([], dtype=torch.long), []),
+    ],
+    ids=["order", "repeats", "bools", "none"],
+)
+def test_rows(ragged: Sequences, index: Tensor, expected: list[int]) -> None:
+    picked = ragged.rows(index)
+    assert picked.response_ids[:, 0].tolist() == expected
+    assert len(picked) == len(expected)
+    assert picked.prompt_mask.shape == (len(expected), 4)
+
+
+def test_trim_cuts_columns_that_are_padding_everywhere(ragged: Sequences) -> None:
+    assert tensors(ragged.trim()) == {
+        "prompt_ids": [[0, 0, 11], [21, 22, 23], [0, 31, 32]],
+        "prompt_mask": [[False, False, True], [True, True, True], [False, True, True]],
+        "response_ids": [[15, 16, 0], [25, 0, 0], [35, 36, 37]],
+        "response_mask": [[True, True, False], [True, False, False], [True, True, True]],
+    }
+    assert tensors(ragged.trim().trim()) == tensors(ragged.trim())
+
+
+def test_chunks_are_consecutive_and_trimmed_one_by_one(ragged: Sequences) -> None:
+    first, last = ragged.chunks(2)
+    assert first.prompt_ids.tolist() == [[0, 0, 11], [21, 22, 23]]
+    assert first.response_ids.tolist() == [[15, 16], [25, 0]]
+    assert last.prompt_ids.tolist() == [[31, 32]]
+    assert last.response_ids.tolist() == [[35, 36, 37]]
+    assert [len(chunk) for chunk in ragged.chunks(5)] == [3]
+
+
+def test_no_rows_make_no_chunks(ragged: Sequences) -> None:
+    nothing = ragged.rows(torch.zeros(3, dtype=torch.bool))
+    assert nothing.chunks(2) == []
+    assert len(nothing.trim()) == 0
+
+
+def test_nothing_is_changed_in_place(ragged: Sequences) -> None:
+    before = tensors(ragged)
+    for other in (ragged.rows(torch.tensor([0])), ragged.trim(), *ragged.chunks(1), ragged.to("cpu")):
+        assert other is not ragged
+    assert tensors(ragged) == before
+
+
+def test_to_moves_every_tensor(ragged: Sequences) -> None:
+    assert {value.device.type for value in vars(ragged.to("meta")).values()} == {"meta"}

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -219,7 +220,9 @@ class PPOModule(L.LightningModule):
         """Draw k answers a prompt and hold them against the truth."""
         columns = _repeat(batch, self.evaluation.samples)
         sampling = Sampling(self.evaluation.temperature, self.sampling.max_new_tokens, self.evaluation.top_p)
-        texts = decode(self.tokenizer, self.engine.generate(self.model.policy, columns["prompt"], sampling))
+        with isolate_rng():  # how often a run is judged must not change what it learns
+            sequences = self.engine.generate(self.model.policy, columns["prompt"], sampling)
+        texts = decode(self.tokenizer, sequences)
         truth = self.check(**_arguments(columns, texts))
         judge.update(truth["answer"], batch["answer"], truth["correct"], truth["chain"])
         for name, metric in (

@@ -19,7 +19,8 @@ class WarmStartProgress(TQDMProgressBar):
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Metrics without their group, as the bar has little room."""
         metrics = super().get_metrics(trainer, pl_module)
-        return {name.rpartition("/")[2]: value for name, value in metrics.items() if name != "v_num"}
+        kept = {name: value for name, value in metrics.items() if name != "v_num"}
+        return {name if name.startswith("val/") else name.rpartition("/")[2]: value for name, value in kept.items()}
 
 
 class RolloutProgress(WarmStartProgress):

@@ -123,7 +123,7 @@ def embedded_module(inner_epochs: int) -> tuple[PPOModule, Task]:
     return PPOModule(model, tokenizer, task.reward, task.check, ppo, Sampling(), EvaluationOptions()), task
 
 
-def peer(python: str, iterations: int, threads: int) -> dict[str, Any]:
+def peer(python: str, iterations: int, threads: int, *options: str) -> dict[str, Any]:
     command = [python, str(ROOT / "benchmarks/peers/trl_ppo.py"), "--iterations", str(iterations)]
     command += [
         "--threads",
@@ -158,7 +158,8 @@ def against_trl(python: str, rounds: int, iterations: int, threads: int) -> dict
     """Plain PPO at the same sizes, two inner epochs of four minibatches."""
     module, task = fixed_length_module()
     trl = lambda: peer(python, iterations, threads)["seconds"]  # noqa: E731
-    return in_turn(rounds, ippo=lambda: fit(module, task, iterations).seconds, trl=trl)
+    shipped = lambda: peer(python, iterations, threads, "--no-freeze-gc")["seconds"]  # noqa: E731
+    return in_turn(rounds, ippo=lambda: fit(module, task, iterations).seconds, trl=trl, shipped=shipped)
 
 
 def with_filter(rounds: int, iterations: int) -> dict[str, float]:

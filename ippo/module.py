@@ -270,7 +270,7 @@ class PPOModule(L.LightningModule):
             {"params": params, "lr": rates[name], "name": name}
             for name, params in self.model.parameter_groups().items()
         ]
-        optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         last = self.trainer.max_epochs or 0
 
         def factor(iteration: int) -> float:

@@ -161,9 +161,12 @@ class TestRunningAgain:
         assert run(tmp_path / "whole", *arguments, "--trainer.max_epochs=4") == 0
         assert run(tmp_path / "parts", *arguments) == 0
         assert len(summary(tmp_path / "parts")["iterations"]) == 2
+        first = tmp_path / "parts" / "episodes" / "iteration-00000-rank-00.parquet"
+        written = first.stat().st_mtime_ns
         assert run(tmp_path / "parts", *arguments, "--trainer.max_epochs=4", "--resume") == 0
         assert len(summary(tmp_path / "parts")["iterations"]) == 4
         assert len(list((tmp_path / "parts" / "episodes").iterdir())) == 4
+        assert first.stat().st_mtime_ns == written  # it did not start anew
         assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
 
     def test_after_a_mistake_needs_no_other_directory(self, tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import io
+import json
+
+from rich.console import Console
+
+from ippo.recipes.report import print_report, scores, summarise
+
+TESTED = {"test/em": 0.1, "test/mv": 0.2, "test/pass@k": 0.3, "test/false_positive": 0.4, "test/other": 9.0}
+
+
+def test_scores_stand_under_the_names_of_the_summary() -> None:
+    expected = {"em": 0.1, "mv": 0.2, "pass_at_k": 0.3, "false_positive": 0.4, "k": 8, "n": 256}
+    assert scores(TESTED, samples=8, problems=256) == expected
+
+
+def test_the_report_shows_both_policies_the_time_and_why_it_ended() -> None:
+    sft = scores(TESTED, 8, 256)
+    trained = scores({name: value + 0.5 for name, value in TESTED.items()}, 8, 256)
+    seconds = {"rollout": 10.0, "scoring": 2.0, "update": 4.0}
+    iterations = [{"kept_fraction": kept, "effective_sample_size": kept, "seconds": seconds} for kept in (0.2, 0.6)]
+    summary = summarise(sft, trained, iterations, "no episode survived", seed=3)
+    assert json.loads(json.dumps(summary)) == summary
+
+    screen = io.StringIO()
+    print_report(summary, 30.0, Console(file=screen, width=200))
+    text = " ".join(screen.getvalue().split())
+    for words in ("256 test problems, 8 answers each", "EM", "0.100", "0.600", "MV@8", "0.700", "Pass@8", "0.800"):
+        assert words in text
+    for words in ("0.400", "0.900", "warm start 30 s", "rollout 20 s", "scoring 4 s", "update 8 s"):
+        assert words in text
+    for words in ("2 iterations", "40% of the episodes kept", "no episode survived"):
+        assert words in text

@@ -232,7 +232,8 @@ def main() -> None:
         "",
         "First rows: 256 episodes of 10 prompt and 34 response tokens, two inner epochs of four minibatches, a 4-layer "
         "policy of width 64 with a separate critic and a reference, in both trainers (`trl.experimental.ppo` of trl "
-        "1.12.0, which collects garbage twice an iteration). The others: 256 episodes of the embedded task by its tiny policy at random weights.",
+        "1.12.0, which collects garbage twice an iteration). The others: 256 episodes of the embedded task by its "
+        "tiny policy at random weights.",
         "",
         f"Growth over {8 * a.iterations} iterations with equal episode counts, last quarter over first: {grown}.",
         "",

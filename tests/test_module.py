@@ -464,6 +464,17 @@ class TestEvaluation:
             "test/false_positive": pytest.approx(2 / 5),
         }
 
+    def test_how_often_it_judges_changes_nothing_that_is_learned(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        ends = []
+        for options in ({"limit_val_batches": 0}, {"limit_val_batches": 1, "num_sanity_val_steps": 1}):
+            torch.manual_seed(0)
+            module = make_module()
+            make_trainer(max_epochs=2, **options).fit(module, data)
+            ends.append(state(module.model))
+        assert not changed(*ends)
+
     def test_draws_with_its_own_options(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:

@@ -20,8 +20,9 @@ def test_the_bar_counts_iterations(
     assert bar.train_progress_bar.desc.startswith("PPO iterations")
     screen = "".join(capsys.readouterr())
     assert "3/3" in screen
-    assert "em=" in screen  # what is logged for the bar, without its group
-    assert "val/em" not in screen
+    assert ", em=" in screen  # what is logged for the bar, without its group
+    assert "accuracy/em" not in screen
+    assert ", val/em=" in screen  # but what was judged keeps its name beside the rollout's own
 
 
 def test_the_bar_does_without_a_last_iteration(

@@ -113,9 +113,9 @@ def report(cells: dict[str, list[Run]], seeds: Sequence[int], command: str) -> s
         "(Σw)²/(nΣw²) over the whole buffer.",
         "",
         "Learning rates are each arm's best of 2e-4, 4e-4 and 6e-4, by the test EM of one 60-iteration run a value, "
-        "from a warm start with other settings that is not among these seeds: PPO 2e-4 (0.370, 0.352, 0.316), the filter "
-        "4e-4 (0.404, 0.439, 0.424). The paper's weights and the random drop were not tuned apart: they "
-        "share the filter's rate, so that they differ from it in nothing but the weights, or which episodes go.",
+        "from a warm start with other settings that is not among these seeds: PPO 2e-4 (0.370, 0.352, 0.316), the "
+        "filter 4e-4 (0.404, 0.439, 0.424). The paper's weights and the random drop were not tuned apart: they share "
+        "the filter's rate, so that they differ from it in nothing but the weights, or which episodes go.",
         "",
         "| arm | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,30 @@ class TestVerdict:
         make_trainer(callback, recorder).fit(module, data)
         for part in (recorder.episodes[0], *recorder.episodes[0].dropped):
             assert part.notes["score"] == pytest.approx((part.lengths - 10.5).tolist())
+
+
+class TestASecondFit:
+    def test_takes_the_gold_solutions_of_its_own_data(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, task: Task
+    ) -> None:
+        other = PromptDataModule(dataclasses.replace(task, gold=task.gold[:1]), data.options)
+        used = InfluenceFilterCallback(min_survival=0.0)
+        make_trainer(used).fit(make_module(), other)
+        scores = []
+        for callback in (used, InfluenceFilterCallback(min_survival=0.0)):
+            torch.manual_seed(0)
+            recorder = Recorder()
+            make_trainer(callback, recorder).fit(make_module(), data)
+            scores.append(recorder.episodes[0].records()["score"])
+        assert scores[0] == scores[1]
+
+    def test_forgets_why_the_last_one_stopped(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        callback = given(LOW, HIGH, min_survival=0.5, patience=1)
+        for message in ("below 50% of the episodes survived, 1 iterations in a row", None):
+            make_trainer(callback).fit(make_module(samples_per_prompt=2), data)
+            assert callback.stopping_reason_message == message
 
 
 class TestNothingSurvives:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,30 @@ class TestRunningAgain:
         assert len(list((tmp_path / "parts" / "episodes").iterdir())) == 4
         assert first.stat().st_mtime_ns == written  # it did not start anew
         assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
+
+    def test_resume_needs_no_more_than_the_directory(
+        self, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        directory = tmp_path / "run"
+        shutil.copytree(finished, directory)
+        seen: list[Any] = []
+        monkeypatch.setattr("ippo.recipes.math.train", lambda options, run: seen.append(options))
+        assert main([f"--trainer.default_root_dir={directory}", "--resume", "--trainer.max_epochs=4"]) == 0
+        (options,) = seen
+        assert options.tiny.hidden_size == 16
+        assert options.trainer.max_epochs == 4
+        assert yaml.safe_load((directory / "config.yaml").read_text())["tiny"]["hidden_size"] == 16
+
+    def test_resume_goes_on_after_an_iteration_that_nothing_survived(self, tmp_path: Path) -> None:
+        arguments = (
+            "--sampling.max_new_tokens=1",  # so nothing is finished, nothing is rewarded, and nothing has a gradient
+            "--filter.class_path=ippo.callbacks.InfluenceFilterCallback",
+            "--filter.init_args.min_survival=0",
+        )
+        assert run(tmp_path, *arguments, "--trainer.max_epochs=1") == 0
+        assert summary(tmp_path)["iterations"][0]["kept_fraction"] == 0.0
+        assert run(tmp_path, *arguments, "--resume") == 0
+        assert len(summary(tmp_path)["iterations"]) == 2
 
     def test_after_a_mistake_needs_no_other_directory(self, tmp_path: Path) -> None:
         assert run(tmp_path / "run", "--task=nope") == 2

@@ -1,5 +1,6 @@
 """Lightning callbacks: everything that is added to plain PPO."""
 
+from ippo.callbacks.checkpoint import IterationCheckpoint
 from ippo.callbacks.episode_logger import EpisodeLogger
 from ippo.callbacks.influence_filter import InfluenceFilterCallback
 from ippo.callbacks.progress import RolloutProgress, WarmStartProgress
@@ -9,6 +10,7 @@ from ippo.callbacks.run_record import RunRecord
 __all__ = [
     "EpisodeLogger",
     "InfluenceFilterCallback",
+    "IterationCheckpoint",
     "ReproducibleState",
     "RolloutProgress",
     "RunRecord",

@@ -76,13 +76,14 @@ class InfluenceFilterCallback(L.Callback):
         self.min_survival, self.patience, self.on_empty, self.batch_size = min_survival, patience, on_empty, batch_size
         self.iterations_below = 0
         self.stopping_reason_message: str | None = None
+        self._along: Direction | Mapping[str, Tensor] = {}  # the direction of this fit, known when training starts
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """One trial of the direction, so that a wrong one is told before the first rollout."""
         module: Any = pl_module
-        if self.direction is None:
-            self.direction = module.validation_direction()
-        resolve(self.direction, module.scored_module)
+        self.stopping_reason_message = None
+        self._along = self.direction if self.direction is not None else module.validation_direction()
+        resolve(self._along, module.scored_module)
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, episodes: Episodes) -> Episodes:
         """Score, keep, weigh; returns the survivors."""
@@ -100,8 +101,7 @@ class InfluenceFilterCallback(L.Callback):
 
     def _score(self, module: Any, episodes: Episodes) -> Tensor:
         losses = self.losses if self.losses is not None else module.policy_losses
-        assert self.direction is not None, "set when training starts"
-        scores = self.scorer.score(module.scored_module, losses, episodes.chunks(self.batch_size), self.direction)
+        scores = self.scorer.score(module.scored_module, losses, episodes.chunks(self.batch_size), self._along)
         return scores.to(episodes.rewards)
 
     def _stop_in_time(self, trainer: L.Trainer, survival: float) -> None:

@@ -17,7 +17,7 @@ class WarmStartProgress(TQDMProgressBar):
         self.train_progress_bar.set_description("Warm start")
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Metrics without their group, as the bar has little room."""
+        """Metrics without their group, as the bar has little room; only validation keeps its own."""
         metrics = super().get_metrics(trainer, pl_module)
         kept = {name: value for name, value in metrics.items() if name != "v_num"}
         return {name if name.startswith("val/") else name.rpartition("/")[2]: value for name, value in kept.items()}

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 import lightning as L
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from ippo.callbacks import EpisodeLogger, ReproducibleState, RolloutProgress, RunRecord
+from ippo.callbacks import EpisodeLogger, IterationCheckpoint, ReproducibleState, RolloutProgress, RunRecord
 from ippo.data.demonstrations import require_fit
 from ippo.data.prompts import PromptDataModule
 from ippo.errors import UsageError, require
@@ -36,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config, options = parse(parser, arguments)
         run = RunDirectory(options.trainer.default_root_dir, "math", options.resume)
+        if options.resume:  # what the run was started with holds, unless it is given anew
+            parser.default_config_files = [*parser.default_config_files, str(run.config)]
+            config, options = parse(parser, arguments)
         parser.save(config, run.config, overwrite=True)
         train(options, run)
     except UsageError as error:
@@ -101,7 +103,9 @@ def build_trainer(options: Namespace, run: RunDirectory, callbacks: Sequence[L.C
         own.append(RolloutProgress())
     if options.enable_checkpointing is not False:
         name = "iteration-{epoch:05d}"
-        own.append(ModelCheckpoint(run.checkpoints, name, save_on_train_epoch_end=True, auto_insert_metric_name=False))
+        own.append(
+            IterationCheckpoint(run.checkpoints, name, save_on_train_epoch_end=True, auto_insert_metric_name=False)
+        )
     arguments["callbacks"] = [*(callback for callback in own if callback), *(options.callbacks or [])]
     return L.Trainer(**arguments)
 

@@ -3,7 +3,7 @@
 It runs in the peers' own virtual environment (see benchmarks/requirements-peers.txt), downloads nothing and
 imports nothing of this project:
 
-    /tmp/venv-peers/bin/python benchmarks/peers/trl_ppo.py --iterations 5 --threads 2
+    .venv-peers/bin/python benchmarks/peers/trl_ppo.py --iterations 5 --threads 2
 
 One iteration is TRL's own loop body: generate, score (reference, critic, reward), then the PPO epochs of
 minibatches. It is timed from one `on_step_end` to the next, so set-up is outside, and nothing is saved,

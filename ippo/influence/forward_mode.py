@@ -1,8 +1,8 @@
 """Forward-mode derivatives of two operations that torch has no right formula for.
 
-*Fused attention* has none at all, and torch's plain attention differentiates its softmax by a detour that costs as much
-as the attention itself. *Embeddings* with a ``padding_idx`` give that row no gradient in a backward pass, but a tangent
-in a forward one: an episode that holds the padding token would get another score than its gradient says.
+*Fused attention* has none at all, and torch's plain attention differentiates its softmax by computing it twice.
+*Embeddings* with a ``padding_idx`` give that row no gradient in a backward pass, but a tangent in a forward one: an
+episode that holds the padding token would get another score than its gradient says.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ class Episodes(Sequences):
         values: [n, t] the critic's values at that time.
         advantages, returns: [n, t], see :func:`ippo.advantages.with_advantages`.
         weights: [n] factor of each episode's policy loss; 1 until a filter says otherwise.
+        slopes: [n, t] derivative of each old log-probability along a filter's direction, where one asked for it.
         notes: more columns, one entry an episode: the task's answers and checks, a filter's scores.
         dropped: what filters have left out so far.
     """
@@ -50,6 +51,7 @@ class Episodes(Sequences):
     advantages: Tensor = per("token")
     returns: Tensor = per("token")
     weights: Tensor = per("episode")
+    slopes: Tensor | None = per("token", default=None)
     notes: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     dropped: tuple[Episodes, ...] = ()
 
@@ -123,7 +125,7 @@ class Episodes(Sequences):
         table = self.records()
         del table["prompt"], table["response"], table["reward"]
         for field in dataclasses.fields(self):
-            if axis := field.metadata.get("axis"):
+            if (axis := field.metadata.get("axis")) and getattr(self, field.name) is not None:
                 table[field.name] = [row for part in parts for row in _unpadded(getattr(part, field.name), part, axis)]
         del table["prompt_mask"], table["response_mask"], table["weight"]
         write_parquet(table, path)
@@ -137,7 +139,7 @@ class Episodes(Sequences):
         table["response_mask"] = [[True] * len(ids) for ids in table["response_ids"]]
         fields: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            if axis := field.metadata.get("axis"):
+            if (axis := field.metadata.get("axis")) and field.name in table:
                 column = table.pop(field.name)
                 fields[field.name] = column if isinstance(column[0], str) else _padded(column, axis)
         whole = cls(**fields, notes=table)

@@ -16,17 +16,27 @@ from transformers import PreTrainedTokenizerBase
 from ippo.advantages import with_advantages
 from ippo.curves import rollout_curves
 from ippo.data.demonstrations import encode_demonstrations, require_fit
-from ippo.data.task import Check, Columns
+from ippo.data.task import Check, Columns, columns
 from ippo.episodes import Episodes
 from ippo.errors import require
 from ippo.evaluation import Evaluation
 from ippo.events import emit
-from ippo.functional import clip_fraction, entropy_loss, kl_loss, policy_loss, token_entropy, token_logprobs, value_loss
+from ippo.functional import (
+    aggregate,
+    clip_fraction,
+    entropy_loss,
+    kl_loss,
+    policy_loss,
+    token_entropy,
+    token_logprobs,
+    value_loss,
+)
 from ippo.generation import HFGenerate, RolloutEngine, Sampling
 from ippo.influence import ValidationDirection
+from ippo.look_back import LookBack
 from ippo.models import ActorCritic, response_logits, response_logprobs
 from ippo.options import EvaluationOptions, PPOOptions
-from ippo.ranks import largest, total, world_size
+from ippo.ranks import largest, rank, total, world_size
 from ippo.rewards import RewardFunction
 from ippo.sequences import Sequences
 from ippo.sft import demonstration_loss
@@ -75,7 +85,7 @@ class PPOModule(L.LightningModule):
 
     def training_step(self, batch: Columns, batch_idx: int) -> None:
         with stopwatch(self, "rollout"):
-            rollout = self.roll_out(batch)
+            rollout = self.roll_out(batch, emit_look_back=True)
         if not total(torch.tensor(len(rollout), device=self.device)):
             self.stop("no episode has finite log-probabilities, values and reward: the model or the reward is broken")
             return
@@ -88,21 +98,30 @@ class PPOModule(L.LightningModule):
         self.lr_schedulers().step()  # type: ignore[union-attr]
 
     @torch.no_grad()
-    def roll_out(self, batch: Columns) -> Episodes:
-        """Sample responses, reward them, and work out their advantages. Unfinished responses earn nothing."""
+    def roll_out(self, batch: Columns, emit_look_back: bool = False) -> Episodes:
+        """Sample responses, reward them, and work out their advantages. Unfinished responses earn nothing.
+
+        Args:
+            batch: prompts and whatever the reward reads.
+            emit_look_back: let callbacks take the responses' log-probabilities in a pass of their own.
+        """
         columns = _repeat(batch, self.ppo.samples_per_prompt)
         sequences = self.engine.generate(self.model.policy, columns["prompt"], self.sampling)
         last = sequences.response_ids.gather(1, sequences.lengths.unsqueeze(1) - 1).squeeze(1)
         finished = last == self.tokenizer.eos_token_id
         texts = decode(self.tokenizer, sequences)
         rewards = torch.tensor(self.reward(**_arguments(columns, texts)), dtype=torch.float32, device=self.device)
-        old_logprobs, reference_logprobs, values = self._look_back(sequences)
+        look = LookBack(sequences)
+        if emit_look_back:
+            look = emit(self.trainer, self, "on_look_back", look)
+        old_logprobs, reference_logprobs, values = self._look_back(look)
         episodes = Episodes(
             **vars(sequences),
             prompts=columns["prompt"],
             responses=texts,
             rewards=rewards * finished,
-            groups=torch.arange(len(texts), device=self.device) // self.ppo.samples_per_prompt,
+            groups=rank() * len(batch["prompt"])
+            + torch.arange(len(texts), device=self.device) // self.ppo.samples_per_prompt,
             finished=finished,
             old_logprobs=old_logprobs,
             reference_logprobs=reference_logprobs,
@@ -110,6 +129,7 @@ class PPOModule(L.LightningModule):
             advantages=torch.zeros_like(values),
             returns=torch.zeros_like(values),
             weights=torch.ones(len(texts), device=self.device),
+            slopes=look.slopes,
             notes=self.check(**_arguments(columns, texts)),
         )
         usable = (torch.isfinite(old_logprobs + reference_logprobs + values) | ~sequences.response_mask).all(1)
@@ -143,19 +163,24 @@ class PPOModule(L.LightningModule):
         """[n] PPO loss of each episode, before its weight; what the influence filter scores."""
         return self._policy_terms(policy, episodes)[0]
 
-    def _policy_terms(self, policy: nn.Module, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        """[n] loss and [n, t] log-probabilities."""
+    def losses_of_logprobs(self, logprobs: Tensor, episodes: Episodes) -> Tensor:
+        """[n] the same from [n, t] log-probabilities, an entropy bonus left out."""
         ppo, mask, old = self.ppo, episodes.response_mask, episodes.old_logprobs
-        logits = response_logits(policy, episodes)
-        logprobs = token_logprobs(logits, episodes.response_ids, self.sampling.temperature)
         clips = (ppo.clip_low, ppo.clip_high, ppo.dual_clip)
         losses = policy_loss(logprobs, old, episodes.advantages, mask, *clips, reduction=ppo.reduction)
         if ppo.kl_place == "loss" and ppo.kl_coef:
             penalty = kl_loss(logprobs, episodes.reference_logprobs, mask, ppo.kl_estimator, ppo.reduction)
             losses = losses + ppo.kl_coef * penalty
-        if ppo.entropy_coef:
+        return losses
+
+    def _policy_terms(self, policy: nn.Module, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        """[n] loss and [n, t] log-probabilities."""
+        logits = response_logits(policy, episodes)
+        logprobs = token_logprobs(logits, episodes.response_ids, self.sampling.temperature)
+        losses = self.losses_of_logprobs(logprobs, episodes)
+        if self.ppo.entropy_coef:
             entropy = token_entropy(logits, self.sampling.temperature)
-            losses = losses + ppo.entropy_coef * entropy_loss(entropy, mask, ppo.reduction)
+            losses = losses + self.ppo.entropy_coef * entropy_loss(entropy, episodes.response_mask, self.ppo.reduction)
         return losses, logprobs
 
     def _loss(self, episodes: Episodes, sums: dict[str, float]) -> Tensor:
@@ -195,16 +220,19 @@ class PPOModule(L.LightningModule):
         return total(share[minibatch.weights > 0].sum()).clamp(min=1)
 
     @torch.no_grad()
-    def _look_back(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
+    def _look_back(self, look: LookBack) -> tuple[Tensor, Tensor, Tensor]:
         """[n, t] each: log-probabilities of the sampling policy and of the reference, and values."""
+        sequences, temperature = look.sequences, self.sampling.temperature
         old, reference, values = (torch.zeros(sequences.response_ids.shape, device=self.device) for _ in range(3))
         for first, part in enumerate(sequences.chunks(self.ppo.micro_batch_size)):
             start = first * self.ppo.micro_batch_size
             block = (slice(start, start + len(part)), slice(part.response_ids.shape[1]))
-            old[block] = response_logprobs(self.model.policy, part, self.sampling.temperature)
+            if look.logprobs is None:
+                old[block] = response_logprobs(self.model.policy, part, temperature)
             values[block] = self.model.values(part)
             if self.ppo.kl_coef:
-                reference[block] = self.model.reference_logprobs(part, self.sampling.temperature)
+                reference[block] = self.model.reference_logprobs(part, temperature)
+        old = old if look.logprobs is None else look.logprobs
         return old, (reference if self.ppo.kl_coef else old), values
 
     # ---------------------------------------------------------------- validation and test
@@ -244,6 +272,26 @@ class PPOModule(L.LightningModule):
         """The direction of I-PPO: the gradient of the mean SFT loss on the data module's gold solutions."""
         gold = encode_demonstrations(self.tokenizer, self.trainer.datamodule.gold, self._context, "gold")  # type: ignore[attr-defined]
         return ValidationDirection(gold.to(self.device).chunks(self.ppo.micro_batch_size), demonstration_loss)
+
+    def response_logprobs(self, policy: nn.Module, sequences: Sequences) -> Tensor:
+        """[n, t] log-probabilities of the responses, as they were sampled."""
+        return response_logprobs(policy, sequences, self.sampling.temperature)
+
+    def return_losses(self, policy: nn.Module, episodes: Episodes) -> Tensor:
+        """[n] -log pi A, each token with its own advantage: what IIF holds a buffer against."""
+        logprobs = self.response_logprobs(policy, episodes)
+        return aggregate(-logprobs * episodes.advantages, episodes.response_mask, self.ppo.reduction)
+
+    def answer_return_losses(self, policy: nn.Module, episodes: Episodes) -> Tensor:
+        """[n] -log pi(y | x) A, each whole response with the advantage of its last token: IIF's form for RLHF."""
+        logprobs = aggregate(self.response_logprobs(policy, episodes), episodes.response_mask, "sum")
+        return -logprobs * episodes.advantages.gather(1, episodes.lengths.unsqueeze(1) - 1).squeeze(1)
+
+    def validation_rollout(self) -> list[Episodes]:
+        """Fresh episodes on the gold problems, as many of them as an iteration has prompts."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        rows = list(data.gold)[: data.options.prompts_per_iteration]
+        return self.roll_out(columns(rows)).chunks(self.ppo.micro_batch_size)
 
     def stop(self, reason: str) -> None:
         """End training after this iteration, and say why."""

@@ -10,15 +10,36 @@ import lightning as L
 import torch
 
 
+class Lap:
+    """What a stopwatch shows once its block has ended."""
+
+    seconds = 0.0
+
+
+_inner = 0.0  # seconds of the stopwatches that ran inside the present one
+
+
 @contextmanager
-def stopwatch(module: L.LightningModule, phase: str) -> Iterator[None]:
-    """Log the seconds that the block takes as ``time/<phase>``.
+def stopwatch(module: L.LightningModule, phase: str, already: float = 0.0) -> Iterator[Lap]:
+    """Log the seconds that the block takes as ``time/<phase>``; a stopwatch inside another takes its time away from it.
 
     Waits for the GPU's queue on both sides, so that work counts where it was asked for.
+
+    Args:
+        module: logs the time.
+        phase: its name.
+        already: seconds that an earlier part of the same phase took.
     """
-    start = _now(module.device)
-    yield
-    module.log(f"time/{phase}", _now(module.device) - start)
+    global _inner
+    lap, outer, start = Lap(), _inner, _now(module.device)
+    _inner = 0.0
+    try:
+        yield lap
+    finally:
+        whole = _now(module.device) - start
+        lap.seconds = whole - _inner + already
+        _inner = outer + whole
+    module.log(f"time/{phase}", lap.seconds)
 
 
 def _now(device: torch.device) -> float:

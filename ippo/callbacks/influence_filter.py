@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from torch.nn import functional
 
 from ippo.episodes import Episodes
 from ippo.errors import require
@@ -20,11 +23,14 @@ from ippo.influence import (
     PositiveScore,
     Proportional,
     Scorer,
+    ValidationDirection,
     Verdict,
     WeightRule,
     judge,
 )
 from ippo.influence.direction import resolve
+from ippo.influence.exact import scores_from_slopes
+from ippo.look_back import LookBack
 from ippo.ranks import gather
 from ippo.rewards import ChainClass
 from ippo.stopwatch import stopwatch
@@ -48,6 +54,8 @@ class InfluenceFilterCallback(L.Callback):
             ``"stop"``.
         batch_size: episodes scored at a time; bounds memory, changes no score.
         losses: ``losses(module, episodes) -> [n]``; None takes the module's own ``policy_losses``.
+        one_pass: where scorer, direction and loss allow it, score in the pass that takes the old log-probabilities,
+            which PPO needs anyway.
 
     Raises:
         UsageError: if an option is out of range; at the start of training, if the direction does not fit the module.
@@ -64,45 +72,81 @@ class InfluenceFilterCallback(L.Callback):
         on_empty: Literal["skip", "keep_all", "stop"] = "skip",
         batch_size: int = 64,
         losses: Losses | None = None,
+        one_pass: bool = True,
     ) -> None:
         require(0.0 <= min_survival <= 1.0, "min_survival", min_survival, "use a share between 0 (never stop) and 1")
         require(patience >= 1, "patience", patience, "use a whole number of iterations, at least 1")
         require(on_empty in ("skip", "keep_all", "stop"), "on_empty", on_empty, "use skip, keep_all or stop")
         require(batch_size >= 1, "batch_size", batch_size, "use at least 1")
         self.scorer = scorer if scorer is not None else ExactScorer()
-        self.direction, self.losses = direction, losses
+        self.direction, self.losses, self.one_pass = direction, losses, one_pass
         self.keep = keep if keep is not None else PositiveScore()
         self.weight = weight if weight is not None else Proportional()
         self.min_survival, self.patience, self.on_empty, self.batch_size = min_survival, patience, on_empty, batch_size
         self.iterations_below = 0
         self.stopping_reason_message: str | None = None
         self._along: Direction | Mapping[str, Tensor] = {}  # the direction of this fit, known when training starts
+        self._seconds = 0.0  # of this iteration's scoring that are already spent
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """One trial of the direction, so that a wrong one is told before the first rollout."""
         module: Any = pl_module
         self.stopping_reason_message = None
-        self._along = self.direction if self.direction is not None else module.validation_direction()
-        resolve(self._along, module.scored_module)
+        direction = self.direction if self.direction is not None else ValidationDirection()
+        self._along = direction.bind(module) if isinstance(direction, Direction) else direction
+        if not self._needs_buffer:
+            resolve(self._along, module.scored_module)
+
+    def on_look_back(self, trainer: L.Trainer, pl_module: L.LightningModule, look: LookBack) -> LookBack:
+        """Take the old log-probabilities in forward mode: with them come their slopes, and from those the scores."""
+        module: Any = pl_module
+        if look.logprobs is not None or not self._in_one_pass(module):
+            return look
+        with stopwatch(pl_module, "score") as lap:
+            batches = look.sequences.chunks(self.batch_size)
+            scorer: Any = self.scorer
+            found = scorer.derivatives(module.scored_module, module.response_logprobs, batches, self._along)
+        self._seconds = lap.seconds
+        width = look.sequences.response_ids.shape[1]
+        logprobs, slopes = (functional.pad(values, (0, width - values.shape[1])) for values in found)
+        return LookBack(look.sequences, logprobs, slopes)
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, episodes: Episodes) -> Episodes:
         """Score, keep, weigh; returns the survivors."""
-        with stopwatch(pl_module, "score"):
+        with stopwatch(pl_module, "score", already=self._seconds):
             scores, own = gather(self._score(pl_module, episodes))
             rewards, groups = gather(episodes.rewards)[0], gather(episodes.groups)[0]
             verdict = judge(scores, rewards, groups, self.keep, self.weight)
+        self._seconds = 0.0
         self._stop_in_time(trainer, verdict.survival)
         self._log(pl_module, episodes, verdict, own)
-        episodes = episodes.annotate(score=verdict.scores[own].tolist())
+        episodes = dataclasses.replace(episodes.annotate(score=verdict.scores[own].tolist()), slopes=None)
         if verdict.survival == 0.0 and self.on_empty == "keep_all":
             return episodes
         mine = verdict.part(own)
         return episodes.reweight(mine.weights).select(mine.kept, mine.reasons)
 
     def _score(self, module: Any, episodes: Episodes) -> Tensor:
+        if episodes.slopes is not None and self._in_one_pass(module):
+            of_logprobs = partial(module.losses_of_logprobs, episodes=episodes)
+            return scores_from_slopes(of_logprobs, episodes.old_logprobs, episodes.slopes)
         losses = self.losses if self.losses is not None else module.policy_losses
+        self.scorer.observe(module.scored_module, _learning_rate(module))
         scores = self.scorer.score(module.scored_module, losses, episodes.chunks(self.batch_size), self._along)
         return scores.to(episodes.rewards)
+
+    def _in_one_pass(self, module: Any) -> bool:
+        """Whether the loss depends on the parameters through the old log-probabilities alone, the direction not at all
+        on the loss, and the scorer works in forward mode."""
+        if not self.one_pass or not self.scorer.forward_mode or self.losses is not None or self._needs_buffer:
+            return False
+        # In half precision the two passes round differently, and PPO's ratios would not start at 1.
+        precise = next(module.scored_module.parameters()).dtype == torch.float32
+        return precise and hasattr(module, "losses_of_logprobs") and not module.ppo.entropy_coef
+
+    @property
+    def _needs_buffer(self) -> bool:
+        return isinstance(self._along, Direction) and self._along.needs_buffer
 
     def _stop_in_time(self, trainer: L.Trainer, survival: float) -> None:
         """Count the iterations in which too few survived; enough of them in a row end the training."""
@@ -131,10 +175,17 @@ class InfluenceFilterCallback(L.Callback):
             pl_module.logger.experiment.add_histogram("influence/scores", finite, pl_module.current_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"iterations_below": self.iterations_below}
+        return {"iterations_below": self.iterations_below, "scorer": self.scorer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.iterations_below = state_dict["iterations_below"]
+        self.scorer.load_state_dict(state_dict["scorer"])
+
+
+def _learning_rate(module: L.LightningModule) -> float:
+    """The rate of the step that follows: that of the first parameter group; 1 where there is no single optimizer."""
+    optimizer = module.optimizers()
+    return float(optimizer.param_groups[0]["lr"]) if isinstance(optimizer, torch.optim.Optimizer) else 1.0
 
 
 def kept_by_class(chains: Sequence[ChainClass], kept: Sequence[bool]) -> dict[str, float]:

@@ -17,6 +17,13 @@ from ippo.functional.losses import (
     sft_loss,
     value_loss,
 )
+from ippo.functional.selection import (
+    keep_but_worst_negatives,
+    keep_max_variance,
+    keep_positive,
+    keep_right_or_positive,
+    keep_top,
+)
 from ippo.functional.weights import effective_sample_size, largest_temper, proportional_weights
 
 __all__ = [
@@ -28,6 +35,11 @@ __all__ = [
     "entropy_loss",
     "gae",
     "group_relative",
+    "keep_but_worst_negatives",
+    "keep_max_variance",
+    "keep_positive",
+    "keep_right_or_positive",
+    "keep_top",
     "kl",
     "kl_loss",
     "largest_temper",

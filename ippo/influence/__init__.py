@@ -3,24 +3,51 @@
 Knows nothing of PPO or Lightning: a module, a loss for each episode and a reference direction go in, scores come out.
 """
 
-from ippo.influence.direction import Direction, Losses, ValidationDirection
-from ippo.influence.exact import ExactScorer, Scorer
-from ippo.influence.keep import KeepRule, PositiveScore, RandomMatched
+from ippo.influence.direction import Buffer, Direction, Losses, ValidationDirection
+from ippo.influence.directions import AdamPreconditioned, BufferDirection, ReturnDirection
+from ippo.influence.exact import ExactScorer
+from ippo.influence.fused import score_and_backward
+from ippo.influence.keep import (
+    KeepRule,
+    MaxVariance,
+    PositiveScore,
+    RandomMatched,
+    RightOrPositive,
+    TopFraction,
+    WorstNegatives,
+)
+from ippo.influence.language import causal_lm_losses
+from ippo.influence.projection import RandomProjectionScorer, Sketches
+from ippo.influence.scorer import Scorer
+from ippo.influence.tracin import TracInScorer
 from ippo.influence.verdict import Verdict, judge
 from ippo.influence.weight import Proportional, Uniform, WeightRule
 
 __all__ = [
+    "AdamPreconditioned",
+    "Buffer",
+    "BufferDirection",
     "Direction",
     "ExactScorer",
     "KeepRule",
     "Losses",
+    "MaxVariance",
     "PositiveScore",
     "Proportional",
     "RandomMatched",
+    "RandomProjectionScorer",
+    "ReturnDirection",
+    "RightOrPositive",
     "Scorer",
+    "Sketches",
+    "TopFraction",
+    "TracInScorer",
     "Uniform",
     "ValidationDirection",
     "Verdict",
     "WeightRule",
+    "WorstNegatives",
+    "causal_lm_losses",
     "judge",
+    "score_and_backward",
 ]

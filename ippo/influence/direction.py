@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ippo.errors import require
+from ippo.errors import UsageError, require
 from ippo.influence.parameters import trainable
 from ippo.modes import evaluation_mode
 from ippo.ranks import total
@@ -18,19 +18,47 @@ Losses = Callable[[nn.Module, Any], Tensor]
 """``losses(module, batch) -> [n]``: one differentiable loss for each row of the batch."""
 
 
+class Buffer(NamedTuple):
+    """What is being scored, for directions that are made from it."""
+
+    losses: Losses
+    batches: Iterable[Any]
+
+
 class Direction(ABC):
-    """Anything that can say which way is up, at the module's present parameters."""
+    """Anything that can say which way is up, at the module's present parameters.
+
+    Attributes:
+        needs_buffer: whether it is made from the episodes that are scored, losses and all.
+    """
+
+    needs_buffer = False
 
     @abstractmethod
-    def compute(self, module: nn.Module) -> dict[str, Tensor]:
-        """A tensor for every trainable parameter, keyed and shaped like ``module.named_parameters()``."""
+    def compute(self, module: nn.Module, buffer: Buffer | None = None) -> dict[str, Tensor]:
+        """A tensor for every trainable parameter, keyed and shaped like ``module.named_parameters()``.
+
+        Args:
+            module: where the gradient is taken.
+            buffer: what is about to be scored.
+        """
+
+    def bind(self, host: Any) -> Direction:
+        """This direction with what it left open taken from whoever runs the training.
+
+        Args:
+            host: a LightningModule, asked for ``validation_direction()``, ``return_losses``, ``optimizers()`` and the
+                like only where a direction needs them.
+        """
+        return self
 
 
 class ValidationDirection(Direction):
     """The direction of I-PPO: the gradient of the mean loss on gold examples (arXiv 2604.01597, section 3).
 
     Args:
-        batches: micro-batches of gold examples, anything ``loss`` understands; read again at every ``compute``.
+        batches: micro-batches of gold examples, anything ``loss`` understands; read again at every ``compute``. Left
+            out, they are the gold solutions of whoever runs the training.
         loss: ``loss(module, batch) -> [n]``, one number an example, e.g. the SFT loss.
 
     Example:
@@ -41,58 +69,71 @@ class ValidationDirection(Direction):
         {'weight': tensor([[7.5000]])}
     """
 
-    def __init__(self, batches: Iterable[Any], loss: Losses) -> None:
+    def __init__(self, batches: Iterable[Any] | None = None, loss: Losses | None = None) -> None:
+        given = (batches is None) == (loss is None)
+        require(given, "ValidationDirection", "half of batches and loss", "give both, or neither to take the module's")
         self.batches, self.loss = batches, loss
 
-    def compute(self, module: nn.Module) -> dict[str, Tensor]:
+    def bind(self, host: Any) -> Direction:
+        return host.validation_direction() if self.batches is None else self
+
+    def compute(self, module: nn.Module, buffer: Buffer | None = None) -> dict[str, Tensor]:
         """The mean gradient over all examples of all ranks.
 
         Raises:
             UsageError: if there is no example, or the gradient is not finite.
         """
-        parameters = trainable(module)
-        sums = [torch.zeros_like(parameter) for parameter in parameters.values()]
-        count = 0
-        for batch in self.batches:
-            with torch.enable_grad(), evaluation_mode(module):
-                losses = self.loss(module, batch)
-                gradients = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
-            for accumulated, gradient in zip(sums, gradients, strict=True):
-                if gradient is not None:
-                    accumulated += gradient
-            count += len(losses)
-        examples = int(total(torch.tensor(count, device=sums[0].device)))
-        require(examples > 0, "direction", "ValidationDirection", "it has no gold example: give it at least one batch")
-        return {name: total(gradient) / examples for name, gradient in zip(parameters, sums, strict=True)}
+        if self.batches is None or self.loss is None:
+            raise UsageError("direction", "ValidationDirection()", "give it batches and a loss, or bind it to a module")
+        return mean_gradient(module, self.loss, self.batches)
 
 
-def resolve(direction: Direction | Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+def mean_gradient(module: nn.Module, losses: Losses, batches: Iterable[Any]) -> dict[str, Tensor]:
+    """The gradient of the mean loss over all rows of all batches and ranks.
+
+    Raises:
+        UsageError: if there is no row.
+    """
+    parameters = trainable(module)
+    sums = [torch.zeros_like(parameter) for parameter in parameters.values()]
+    count = 0
+    for batch in batches:
+        with torch.enable_grad(), evaluation_mode(module):
+            values = losses(module, batch)
+            gradients = torch.autograd.grad(values.sum(), list(parameters.values()), allow_unused=True)
+        for accumulated, gradient in zip(sums, gradients, strict=True):
+            if gradient is not None:
+                accumulated += gradient
+        count += len(values)
+    rows = int(total(torch.tensor(count, device=sums[0].device)))
+    require(rows > 0, "direction", "no example", "its batches are empty: give it at least one row")
+    return {name: total(gradient) / rows for name, gradient in zip(parameters, sums, strict=True)}
+
+
+def resolve(
+    direction: Direction | Mapping[str, Tensor], module: nn.Module, buffer: Buffer | None = None
+) -> dict[str, Tensor]:
     """Compute the direction if need be, and check that it fits the module.
+
+    A mapping may also hold parameters that are frozen just now: of a direction for the whole module, a scorer that is
+    restricted to some parameters takes its part.
 
     Raises:
         UsageError: if a key misses or exceeds the trainable parameters, a shape differs, or a value is not finite.
     """
-    tensors = dict(direction) if isinstance(direction, Mapping) else direction.compute(module)
-    parameters = trainable(module)
-    missing, extra = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())
+    tensors = dict(direction) if isinstance(direction, Mapping) else direction.compute(module, buffer)
+    parameters, known = trainable(module), {name for name, _ in module.named_parameters()}
+    missing, extra = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - known)
     remedy = "use the names of module.named_parameters() that require a gradient"
     require(
         not missing, "direction", f"without {missing[:3]}", f"it misses {len(missing)} trainable parameters; {remedy}"
     )
-    require(
-        not extra, "direction", f"with {extra[:3]}", f"{len(extra)} of its keys are no trainable parameter; {remedy}"
-    )
+    require(not extra, "direction", f"with {extra[:3]}", f"{len(extra)} of its keys are no parameter; {remedy}")
     for name, parameter in parameters.items():
-        tensor = tensors[name]
-        shape = f"shape {tuple(tensor.shape)}"
-        require(
-            tensor.shape == parameter.shape,
-            f"direction[{name!r}]",
-            shape,
-            f"the parameter has {tuple(parameter.shape)}",
-        )
+        tensor, argument = tensors[name], f"direction[{name!r}]"
+        shape, device = tuple(tensor.shape), str(tensor.device)
+        require(shape == parameter.shape, argument, f"shape {shape}", f"the parameter has {tuple(parameter.shape)}")
+        require(tensor.device == parameter.device, argument, f"on {device}", f"move it to {parameter.device}")
         finite = bool(torch.isfinite(tensor).all())
-        require(
-            finite, f"direction[{name!r}]", "NaN or Inf", "mend the reference loss: scores along it would mean nothing"
-        )
+        require(finite, argument, "NaN or Inf", "mend the reference loss: scores along it would mean nothing")
     return {name: tensors[name].to(parameter) for name, parameter in parameters.items()}

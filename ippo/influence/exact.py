@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.func import functional_call
+from torch.nn.utils.rnn import pad_sequence
 
 from ippo.errors import require
-from ippo.influence.direction import Direction, Losses, resolve
-from ippo.influence.forward_mode import ForwardMode
-from ippo.influence.parameters import trainable
-from ippo.modes import evaluation_mode
+from ippo.influence.backends import fd_scores, ghost_scores, loop_scores, squared_norms
+from ippo.influence.direction import Buffer, Direction, Losses, resolve
+from ippo.influence.directions import BufferDirection
+from ippo.influence.jvp import derivative, jvp_scores
+from ippo.influence.parameters import Subset, scored
+from ippo.influence.scorer import Scorer
+from ippo.influence.watch import UncoveredLayerError
+from ippo.ranks import total
 
-Backend = Literal["auto", "jvp", "loop"]
+Backend = Literal["auto", "jvp", "ghost", "loop", "fd"]
 
+OneBatch = Callable[[nn.Module, Losses, Any, Mapping[str, Tensor]], Tensor]
 
-class Scorer(ABC):
-    """Anything that scores: one number an episode, positive where a step on it helps."""
-
-    @abstractmethod
-    def score(
-        self, module: nn.Module, losses: Losses, batches: Iterable[Any], direction: Direction | Mapping[str, Tensor]
-    ) -> Tensor:
-        """One score an episode, in the order of the batches.
-
-        Args:
-            module: its trainable parameters are scored.
-            losses: ``losses(module, batch) -> [n_batch]``, one differentiable loss an episode.
-            batches: micro-batches, any structure that ``losses`` understands.
-            direction: the gradient of the reference loss, or anything with ``compute(module)`` that gives it.
-
-        Returns:
-            [n] float32; a NaN loss gives a NaN score.
-
-        Raises:
-            UsageError: if the direction does not fit the module, or ``losses`` does not give one number an episode.
-        """
+_BACKENDS: dict[str, OneBatch] = {
+    "jvp": jvp_scores,
+    "ghost": ghost_scores,
+    "loop": loop_scores,
+    "fd": fd_scores,
+}
 
 
 class ExactScorer(Scorer):
@@ -49,8 +37,13 @@ class ExactScorer(Scorer):
     A positive score says that a descent step on episode i also lowers the reference loss.
 
     Args:
-        backend: ``"jvp"``, one forward-mode pass that yields all scores at once and keeps no graph; ``"loop"``, one
-            backward an episode, the oracle of the tests; ``"auto"`` takes jvp.
+        backend: ``"ghost"``, one forward and one backward with hooks on every layer; ``"jvp"``, one forward-mode pass,
+            which keeps no graph; ``"loop"``, one backward an episode, the oracle of the tests; ``"fd"``, finite
+            differences, a check to 1e-3; ``"auto"`` takes ghost, and jvp where hooks cannot tell the episodes apart.
+        parameters: the parameters that count: all (None), the last k blocks (k), ``"lora"``, or a regular expression.
+
+    Attributes:
+        choice: after scoring, the backend that was used and why, in one sentence.
 
     Example:
         >>> module = nn.Linear(1, 1, bias=False)
@@ -60,72 +53,134 @@ class ExactScorer(Scorer):
         tensor([1.5000, 6.0000])
     """
 
-    def __init__(self, backend: Backend = "auto") -> None:
+    def __init__(self, backend: Backend = "auto", parameters: Subset = None) -> None:
         choices = ("auto", *_BACKENDS)
         require(backend in choices, "backend", backend, f"use one of {', '.join(choices)}")
-        self.backend = backend
+        self.backend, self.parameters = backend, parameters
+        self.forward_mode = backend in ("auto", "jvp")
+        self.choice = f"{backend}: it was asked for"
 
     def score(
         self, module: nn.Module, losses: Losses, batches: Iterable[Any], direction: Direction | Mapping[str, Tensor]
     ) -> Tensor:
         """See :meth:`Scorer.score`."""
-        tangent = resolve(direction, module)
-        one_batch = _BACKENDS["jvp" if self.backend == "auto" else self.backend]
-        with evaluation_mode(module):
-            scores = [one_batch(module, losses, batch, tangent).detach().float() for batch in batches]
-        return torch.cat(scores) if scores else torch.empty(0)
+        with scored(module, self.parameters):
+            along = resolve(direction, module, Buffer(losses, batches))
+            one_batch = self._pick if self.backend == "auto" else _BACKENDS[self.backend]
+            scores, norms = [], []
+            for batch in batches:
+                scores.append(one_batch(module, losses, batch, along).detach().float())
+                if _leaves_one_out(direction):
+                    norms.append(squared_norms(module, losses, batch))
+        if not scores:
+            return torch.empty(0)
+        if _leaves_one_out(direction):
+            return leave_one_out(torch.cat(scores), torch.cat(norms))
+        return torch.cat(scores)
+
+    def token_scores(
+        self,
+        module: nn.Module,
+        token_losses: Losses,
+        batches: Iterable[Any],
+        direction: Direction | Mapping[str, Tensor],
+    ) -> Tensor:
+        """What each token adds to its episode's score.
+
+        Args:
+            module, batches, direction: as in :meth:`score`.
+            token_losses: ``token_losses(module, batch) -> [n, t]``, whose sum over t is the episode's loss.
+
+        Returns:
+            [n, t] float32, whose sum over t is the episode's score; t is the longest of all batches, padded with 0.
+        """
+        return self.derivatives(module, token_losses, batches, direction)[1]
+
+    def derivatives(
+        self,
+        module: nn.Module,
+        function: Losses,
+        batches: Iterable[Any],
+        direction: Direction | Mapping[str, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Values a token and their derivatives along the direction, in one forward-mode pass whatever the backend.
+
+        Args:
+            module, batches, direction: as in :meth:`score`.
+            function: ``function(module, batch) -> [n, t]``, e.g. log-probabilities.
+
+        Returns:
+            Two [n, t] float32; t is the longest of all batches, padded with 0.
+        """
+        self.choice = "jvp: one pass gives the values a token and their slopes"
+        values: list[Tensor] = []
+        slopes: list[Tensor] = []
+        with scored(module, self.parameters):
+            along = resolve(direction, module, Buffer(lambda *args: function(*args).sum(1), batches))
+            for batch in batches:
+                value, slope = derivative(module, function, batch, along)
+                shape = f"a result of shape {tuple(value.shape)}"
+                require(value.dim() == 2, "function", shape, "return one number a token, [n, t]")
+                values += value.float()
+                slopes += slope.float()
+        if not values:
+            return torch.empty(0, 0), torch.empty(0, 0)
+        return pad_sequence(values, batch_first=True), pad_sequence(slopes, batch_first=True)
+
+    def _pick(self, module: nn.Module, losses: Losses, batch: Any, along: Mapping[str, Tensor]) -> Tensor:
+        """Ghost if it covers the module; what it refuses once it refuses for every batch."""
+        try:
+            scores = ghost_scores(module, losses, batch, along)
+        except UncoveredLayerError as refusal:
+            self.choice = f"jvp: hooks cannot cover {refusal.layer!r}, because {refusal.reason}"
+            return jvp_scores(module, losses, batch, along)
+        self.choice = "ghost: every trainable parameter acts inside a layer whose rows are the episodes"
+        return scores
 
 
-def _forward_mode(module: nn.Module, losses: Losses, batch: Any, tangent: dict[str, Tensor]) -> Tensor:
-    """All scores as the derivative of the losses along the tangent: one pass over dual numbers, no graph.
+def leave_one_out(scores: Tensor, squared_norms: Tensor) -> Tensor:
+    """From dot products with the mean of all gradients to those with the mean of the others (DTV-Loo, 2609.35072).
 
-    Dual tensors are used directly: ``torch.func.jvp`` does the same through a layer of its own.
+    Args:
+        scores: [n] <g_i, mean of all g>; the mean is over all ranks.
+        squared_norms: [n] <g_i, g_i>.
+
+    Returns:
+        [n] (N s_i - |g_i| ** 2) / (N - 1), with N episodes on all ranks.
+
+    Raises:
+        UsageError: if there is one episode only.
+
+    Example:
+        >>> leave_one_out(torch.tensor([2.0, 6.0]), torch.tensor([1.0, 9.0]))  # gradients 1 and 3, of mean 2
+        tensor([3., 3.])
     """
-    bound = _Bound(module, losses)
-    with torch.no_grad(), ForwardMode(), forward_ad.dual_level():
-        duals = {
-            f"module.{name}": forward_ad.make_dual(parameter.detach(), tangent[name])
-            for name, parameter in trainable(module).items()
-        }
-        values, scores = forward_ad.unpack_dual(functional_call(bound, duals, (batch,)))
-    _check_losses(values)
-    return torch.zeros_like(values) if scores is None else scores  # None: the losses do not depend on the parameters
+    n = int(total(torch.tensor(len(scores), device=scores.device)))
+    require(n > 1, "direction", "BufferDirection(leave_one_out=True)", "it needs at least two episodes")
+    return (n * scores - squared_norms) / (n - 1)
 
 
-def _one_backward_each(module: nn.Module, losses: Losses, batch: Any, tangent: dict[str, Tensor]) -> Tensor:
-    """One backward an episode through the batch's shared graph; pass micro-batches of one to bound its cost."""
-    parameters = trainable(module)
+def scores_from_slopes(losses: Callable[[Tensor], Tensor], logprobs: Tensor, slopes: Tensor) -> Tensor:
+    """Scores by the chain rule, from a pass that was made before the losses were known.
+
+    Args:
+        losses: [n, t] log-probabilities -> [n], depending on the parameters through them alone.
+        logprobs: [n, t].
+        slopes: [n, t] their derivative along the direction.
+
+    Returns:
+        [n] sum_t dloss_i / dlogprob_it * slope_it.
+
+    Example:
+        >>> squares = lambda logprobs: (logprobs**2).sum(1)
+        >>> scores_from_slopes(squares, torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 1.0]]))  # 2 * 3 + 4 * 1
+        tensor([10.])
+    """
     with torch.enable_grad():
-        values = losses(module, batch)
-        _check_losses(values)
-        scores = torch.zeros(len(values), device=values.device)
-        for index, value in enumerate(values):
-            gradients = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
-            for gradient, along in zip(gradients, tangent.values(), strict=True):
-                if gradient is not None:
-                    scores[index] += (gradient.float() * along.float()).sum()
-    return scores
+        leaves = logprobs.detach().requires_grad_()
+        (gradients,) = torch.autograd.grad(losses(leaves).sum(), leaves)
+    return (gradients * slopes).sum(1)
 
 
-class _Bound(nn.Module):
-    """The losses as a module's forward, so that parameters can be swapped for dual numbers, tied weights included."""
-
-    def __init__(self, module: nn.Module, losses: Losses) -> None:
-        super().__init__()
-        self.module, self.losses = module, losses
-
-    def forward(self, batch: Any) -> Tensor:
-        return self.losses(self.module, batch)
-
-
-def _check_losses(values: Tensor) -> None:
-    shape = f"a result of shape {tuple(values.shape)}"
-    require(
-        values.dim() == 1, "losses", shape, "return one loss for each episode, [n]; leave the mean over episodes out"
-    )
-
-
-_BACKENDS: dict[str, Callable[[nn.Module, Losses, Any, dict[str, Tensor]], Tensor]] = {
-    "jvp": _forward_mode,
-    "loop": _one_backward_each,
-}
+def _leaves_one_out(direction: Direction | Mapping[str, Tensor]) -> bool:
+    return isinstance(direction, BufferDirection) and direction.leave_one_out

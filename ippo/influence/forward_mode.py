@@ -8,7 +8,7 @@ episode that holds the padding token would get another score than its gradient s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -46,6 +46,29 @@ def embedding(ids: Tensor, weight: Tensor, padding_idx: int | None = None, *opti
     return torch.where((ids == padding_idx % weight.shape[0]).unsqueeze(-1), fixed, rows)
 
 
+class FixedPadding(TorchFunctionMode):
+    """The same for parameters that are moved instead: the ``padding_idx`` row stays where it was.
+
+    Args:
+        origins: where each moved parameter, by its ``id``, came from.
+    """
+
+    def __init__(self, origins: Mapping[int, Tensor]) -> None:
+        self.origins = origins
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        rows = func(*args, **(kwargs or {}))
+        if func is not functional.embedding:
+            return rows
+        ids, weight, padding_idx = args[0], args[1], (kwargs or {}).get("padding_idx", args[2] if args[2:] else None)
+        if padding_idx is None or id(weight) not in self.origins:
+            return rows
+        fixed = functional.embedding(ids, self.origins[id(weight)])
+        return torch.where((ids == padding_idx % weight.shape[0]).unsqueeze(-1), fixed, rows)
+
+
 def attention(
     query: Tensor,
     key: Tensor,
@@ -57,8 +80,6 @@ def attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """``torch.nn.functional.scaled_dot_product_attention`` without dropout, written out.
-
-    A query that may see no key (a padding row) gets the mean of the values here and zeros there; nothing reads it.
 
     Args:
         query: [..., heads, l, d].
@@ -90,7 +111,10 @@ def attention(
     if attn_mask is not None:
         scores = scores + (_as_bias(attn_mask) if attn_mask.dtype == torch.bool else attn_mask)
     shares: Tensor = _Softmax.apply(scores)
-    return shares.to(value.dtype) @ value
+    mixed = shares.to(value.dtype) @ value
+    if attn_mask is not None and attn_mask.dtype == torch.bool:  # a query that sees no key gets zeros, as there
+        mixed = torch.where(attn_mask.any(-1, keepdim=True), mixed, 0)
+    return mixed
 
 
 def _as_bias(seen: Tensor) -> Tensor:

@@ -1,11 +1,25 @@
-"""Keep rules: from scores to the episodes that stay."""
+"""Keep rules: from scores to the episodes that stay.
+
+A rule that keeps scores of 0 or below goes with :class:`~ippo.influence.Uniform` weights: proportional ones give such
+an episode next to nothing.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+
+from ippo.errors import require
+from ippo.functional import (
+    keep_but_worst_negatives,
+    keep_max_variance,
+    keep_positive,
+    keep_right_or_positive,
+    keep_top,
+)
 
 
 class KeepRule(ABC):
@@ -22,18 +36,121 @@ class KeepRule(ABC):
 
 
 class PositiveScore(KeepRule):
-    """Keep what points the way of the direction: score > 0 (arXiv 2604.01597).
+    """Keep what points the way of the direction: score > 0 (I-PPO, arXiv 2604.01597).
+
+    Args:
+        min_fraction: never keep fewer than this share of the episodes, rounded up; the highest of the other scores
+            fill up. DTV (arXiv 2609.35072) takes 0.25.
+        zero: keep a score of exactly 0 too, as DTV does.
 
     Example:
-        >>> import torch
-        >>> PositiveScore()(torch.tensor([0.2, 0.0, -0.1]), torch.ones(3), torch.arange(3))
-        tensor([ True, False, False])
+        >>> scores = torch.tensor([0.2, 0.0, -0.1, -0.4])
+        >>> PositiveScore()(scores, torch.ones(4), torch.arange(4))
+        tensor([ True, False, False, False])
+        >>> PositiveScore(min_fraction=0.75)(scores, torch.ones(4), torch.arange(4))  # 3 of 4
+        tensor([ True,  True,  True, False])
     """
 
     reason = "score <= 0"
 
+    def __init__(self, min_fraction: float = 0.0, zero: bool = False) -> None:
+        require(0.0 <= min_fraction <= 1.0, "min_fraction", min_fraction, "use a share between 0 (no floor) and 1")
+        self.min_fraction, self.zero = min_fraction, zero
+        if zero:
+            self.reason = "score < 0"
+
     def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
-        return scores > 0
+        return keep_positive(scores, self.min_fraction, self.zero)
+
+
+class WorstNegatives(KeepRule):
+    """Drop the worst of the episodes with a negative score, keep all else (IIF, arXiv 2505.19281).
+
+    Args:
+        share: the share of the *negative* scores that goes, rounded down to whole episodes. Of equal scores the last
+            go first.
+
+    Example:
+        >>> scores = torch.tensor([0.2, -0.3, -0.1, -0.2, -0.4])
+        >>> WorstNegatives(share=0.5)(scores, torch.ones(5), torch.arange(5))  # 2 of the 4 negative ones
+        tensor([ True, False,  True,  True, False])
+    """
+
+    reason = "among the worst negative scores"
+
+    def __init__(self, share: float = 1.0) -> None:
+        require(0.0 <= share <= 1.0, "share", share, "use a share between 0 (drop nothing) and 1 (all negative scores)")
+        self.share = share
+
+    def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
+        return keep_but_worst_negatives(scores, self.share)
+
+
+class TopFraction(KeepRule):
+    """Keep the highest-scored share of the buffer, whatever the sign of the scores.
+
+    Args:
+        fraction: the share that stays, rounded up: of any episodes, at least one. Of equal scores the first stay.
+
+    Example:
+        >>> TopFraction(0.5)(torch.tensor([-0.1, -0.3, -0.2, -0.4]), torch.ones(4), torch.arange(4))
+        tensor([ True, False,  True, False])
+    """
+
+    reason = "not among the highest scores"
+
+    def __init__(self, fraction: float = 0.5) -> None:
+        require(0.0 < fraction <= 1.0, "fraction", fraction, "use a share above 0 and up to 1 (keep all)")
+        self.fraction = fraction
+
+    def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
+        return keep_top(scores, self.fraction)
+
+
+class MaxVariance(KeepRule):
+    """Keep, for each prompt, the rewards of the largest variance: the highest and the lowest (PODS, arXiv 2504.13818).
+
+    Scores do not matter.
+
+    Args:
+        samples: how many samples of each prompt stay; a prompt with no more than these keeps them all.
+
+    Example:
+        >>> rewards, groups = torch.tensor([0.0, 0.4, 1.0, 0.6, 0.2, 0.9]), torch.tensor([0, 0, 0, 0, 1, 1])
+        >>> MaxVariance(samples=2)(torch.zeros(6), rewards, groups)
+        tensor([ True, False,  True, False,  True,  True])
+    """
+
+    reason = "not among the rewards of the largest variance"
+
+    def __init__(self, samples: int) -> None:
+        require(samples >= 2, "samples", samples, "use at least 2: one reward alone has no variance")
+        self.samples = samples
+
+    def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
+        return keep_max_variance(rewards, groups, self.samples)
+
+
+class RightOrPositive(KeepRule):
+    """Keep every right answer, and wrong ones only with a positive score.
+
+    Args:
+        threshold: an answer is right if its reward is above this.
+
+    Example:
+        >>> scores, rewards = torch.tensor([-0.2, 0.1, -0.3]), torch.tensor([1.0, 0.0, 0.0])
+        >>> RightOrPositive()(scores, rewards, torch.arange(3))
+        tensor([ True,  True, False])
+    """
+
+    reason = "wrong, and score <= 0"
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        require(math.isfinite(threshold), "threshold", threshold, "use a reward between those of wrong and right")
+        self.threshold = threshold
+
+    def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
+        return keep_right_or_positive(scores, rewards, self.threshold)
 
 
 class RandomMatched(KeepRule):

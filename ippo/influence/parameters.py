@@ -1,10 +1,20 @@
-"""Which parameters are scored."""
+"""Which parameters are scored, and the state a module is in while they are."""
 
 from __future__ import annotations
 
-from torch import nn
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Union
+
+from torch import Tensor, nn
 
 from ippo.errors import require
+from ippo.modes import evaluation_mode
+
+Subset = Union[str, int, None]
+"""Which trainable parameters count: None for all, a number k for the last k blocks and what follows them, ``"lora"``,
+or a regular expression that is searched in their names."""
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -18,3 +28,98 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
         bool(parameters), "module", type(module).__name__, "it has no trainable parameter: call requires_grad_(True)"
     )
     return parameters
+
+
+def choose(module: nn.Module, subset: Subset) -> set[str]:
+    """The names of the trainable parameters in a subset.
+
+    Raises:
+        UsageError: if it holds none of them, or is no subset at all.
+
+    Example:
+        >>> model = nn.Sequential(nn.ModuleList([nn.Linear(1, 1, bias=False) for _ in range(3)]), nn.Linear(1, 1))
+        >>> sorted(choose(model, 1))  # the last block, and the head after it
+        ['0.2.weight', '1.bias', '1.weight']
+        >>> sorted(choose(model, "bias$"))
+        ['1.bias']
+    """
+    names = list(trainable(module))
+    if subset is None:
+        return set(names)
+    remedy = "use null for all, a number of last blocks, 'lora', or a regular expression that finds some of them"
+    if isinstance(subset, int) and not isinstance(subset, bool):
+        require(subset >= 1, "parameters", subset, remedy)
+        chosen = _last_blocks(module, subset)
+    else:
+        require(isinstance(subset, str), "parameters", subset, remedy)
+        pattern = r"(^|\.)lora_" if subset == "lora" else str(subset)
+        try:
+            chosen = {name for name in names if re.search(pattern, name)}
+        except re.error as error:
+            require(False, "parameters", subset, f"it is no regular expression: {error}")
+    chosen &= set(names)
+    require(bool(chosen), "parameters", subset, f"it holds no trainable parameter of {type(module).__name__}; {remedy}")
+    return chosen
+
+
+@contextmanager
+def scored(module: nn.Module, subset: Subset = None) -> Iterator[None]:
+    """The state for scoring: dropout off, no parameter trainable outside the subset; afterwards all as it was.
+
+    Raises:
+        UsageError: if the module is compiled, or the subset does not fit it.
+    """
+    compiled = [name or "the module itself" for name, part in module.named_modules() if hasattr(part, "_orig_mod")]
+    require(not compiled, "module", f"compiled in {compiled[:1]}", "score the uncompiled module, compiled._orig_mod")
+    chosen = choose(module, subset)
+    others = [parameter for name, parameter in trainable(module).items() if name not in chosen]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        with evaluation_mode(module), _without_input_gradients(module):
+            yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+def _last_blocks(module: nn.Module, count: int) -> set[str]:
+    """Names in the last ``count`` entries of the longest module list, and in whatever is registered after it."""
+    lists = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
+    require(bool(lists), "parameters", count, "the module has no list of blocks: use a regular expression")
+    name, blocks = max(lists, key=lambda pair: len(pair[1]))
+    prefix, first = f"{name}.", max(0, len(blocks) - count)
+    ordered = [own for own, _ in module.named_parameters(remove_duplicate=False)]
+    inside = [own for own in ordered if own.startswith(prefix)]
+    kept = {own for own in inside if int(own[len(prefix) :].split(".")[0]) >= first}
+    after = ordered[ordered.index(inside[-1]) + 1 :] if inside else []
+    return kept | set(after)
+
+
+@contextmanager
+def _without_input_gradients(module: nn.Module) -> Iterator[None]:
+    """Gradient checkpointing of Hugging Face models makes embeddings' outputs require a gradient by a hook, which
+    forward-mode differentiation cannot pass. ``vars``, because PEFT's wrappers answer for the model inside them."""
+    models = [part for part in module.modules() if vars(part).get("_require_grads_hook") is not None]
+    for part in models:
+        part.disable_input_require_grads()  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        for part in models:
+            part.enable_input_require_grads()  # type: ignore[operator]
+
+
+def check_losses(values: Tensor) -> None:
+    """Refuse what is not one finite loss an episode.
+
+    Raises:
+        UsageError: if ``values`` is not [n], or holds NaN or Inf.
+    """
+    shape = f"a result of shape {tuple(values.shape)}"
+    require(
+        values.dim() == 1, "losses", shape, "return one loss for each episode, [n]; leave the mean over episodes out"
+    )
+    broken = (~values.detach().isfinite()).nonzero().flatten().tolist()
+    found = f"NaN or Inf in {len(broken)} of {len(values)} episodes, the first in row {broken[:1]}"
+    require(not broken, "losses", found, "leave such episodes out before scoring: no gradient of theirs means anything")

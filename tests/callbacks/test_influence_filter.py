@@ -220,7 +220,7 @@ class TestStopInTime:
         callback, other = InfluenceFilterCallback(), InfluenceFilterCallback()
         callback.iterations_below = 3
         other.load_state_dict(callback.state_dict())
-        assert other.state_dict() == callback.state_dict() == {"iterations_below": 3}
+        assert other.state_dict() == callback.state_dict() == {"iterations_below": 3, "scorer": {}}
 
 
 class TestRefusals:

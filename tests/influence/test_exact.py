@@ -15,7 +15,7 @@ from ippo.influence import ExactScorer, ValidationDirection
 from ippo.sequences import Sequences
 from ippo.sft import demonstration_loss
 
-BACKENDS = ("auto", "jvp", "loop")
+BACKENDS = ("auto", "jvp", "ghost", "loop")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ class TestOnRealEpisodes:
         assert_same(scores, expected)
 
     @pytest.mark.parametrize("size", [1, 3, 16])
-    @pytest.mark.parametrize("backend", ["jvp", "loop"])
+    @pytest.mark.parametrize("backend", ["jvp", "ghost", "loop"])
     def test_micro_batches_and_their_padding_do_not_matter(
         self, shifted: PPOModule, rollout: Episodes, direction: Any, expected: Tensor, backend: str, size: int
     ) -> None:
@@ -105,7 +105,7 @@ class TestOnRealEpisodes:
                 fallen = (before - demonstration_loss(policy, gold).mean()) / rate
             assert float(fallen) == pytest.approx(float(scores[row]), rel=0.01)
 
-    @pytest.mark.parametrize("backend", ["jvp", "loop"])
+    @pytest.mark.parametrize("backend", ["jvp", "ghost", "loop"])
     def test_leaves_the_module_as_it_was(
         self, shifted: PPOModule, rollout: Episodes, direction: dict[str, Tensor], backend: str
     ) -> None:
@@ -155,7 +155,7 @@ class TestOnAnyModule:
             ExactScorer().score(module.train(), lambda module, batch: module(batch), [torch.ones(2, 3)], along)
         assert all(part.training for part in module)
 
-    @pytest.mark.parametrize("backend", ["jvp", "loop"])
+    @pytest.mark.parametrize("backend", ["jvp", "ghost", "loop"])
     def test_frozen_parameters_take_no_part(self, module: nn.Sequential, backend: Any) -> None:
         module.eval()[0].requires_grad_(False)
         along = {name: torch.randn_like(p) for name, p in module.named_parameters() if p.requires_grad}
@@ -165,7 +165,7 @@ class TestOnAnyModule:
         expected = 2 * outputs * (hidden @ along["3.weight"].T + along["3.bias"]).flatten()
         torch.testing.assert_close(ExactScorer(backend).score(module, self.losses, [batch], along), expected)
 
-    @pytest.mark.parametrize("backend", ["jvp", "loop"])
+    @pytest.mark.parametrize("backend", ["jvp", "ghost", "loop"])
     def test_a_parameter_that_a_loss_does_not_read_adds_nothing(self, module: nn.Sequential, backend: Any) -> None:
         both = nn.ModuleDict({"read": module, "other": nn.Linear(2, 2)}).eval()
         along = {name: torch.ones_like(parameter) for name, parameter in both.named_parameters()}
@@ -174,7 +174,7 @@ class TestOnAnyModule:
         inner = {name.removeprefix("read."): tensor for name, tensor in along.items() if name.startswith("read.")}
         torch.testing.assert_close(scores, ExactScorer("loop").score(module, self.losses, [batch], inner))
 
-    @pytest.mark.parametrize("backend", ["jvp", "loop"])
+    @pytest.mark.parametrize("backend", ["auto", "jvp", "loop"])
     def test_a_row_of_an_embedding_that_is_never_trained_is_never_scored(self, backend: Any) -> None:
         """The row of the pad token gets no gradient as an input, though it may get one as an output."""
         module = nn.Embedding(5, 3, padding_idx=0)
@@ -189,17 +189,16 @@ class TestOnAnyModule:
         scores = ExactScorer(backend).score(module, losses, [ids], {"weight": along})
         torch.testing.assert_close(scores, expected)
 
-    def test_a_nan_loss_gives_a_nan_score_to_its_row_alone(
-        self, module: nn.Sequential, along: dict[str, Tensor]
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_refuses_a_loss_that_is_not_finite(
+        self, module: nn.Sequential, along: dict[str, Tensor], backend: Any
     ) -> None:
         batch = torch.randn(3, 3)
-        expected = ExactScorer("loop").score(module, self.losses, [batch], along)
         batch[1] = float("nan")
-        scores = ExactScorer("jvp").score(module, self.losses, [batch], along)
-        assert scores[1].isnan()
-        torch.testing.assert_close(scores[[0, 2]], expected[[0, 2]])
+        with pytest.raises(UsageError, match=r"losses = 'NaN or Inf in 1 of 3 episodes, the first in row \[1\]'"):
+            ExactScorer(backend).score(module, self.losses, [batch], along)
 
-    @pytest.mark.parametrize("backend", ["jvp", "loop"])
+    @pytest.mark.parametrize("backend", ["jvp", "ghost", "loop"])
     def test_works_inside_no_grad(self, module: nn.Sequential, along: dict[str, Tensor], backend: Any) -> None:
         batch = torch.randn(3, 3)
         expected = ExactScorer(backend).score(module, self.losses, [batch], along)
@@ -209,7 +208,7 @@ class TestOnAnyModule:
     def test_no_batches_no_scores(self, module: nn.Sequential, along: dict[str, Tensor]) -> None:
         assert ExactScorer().score(module, self.losses, [], along).tolist() == []
 
-    @pytest.mark.parametrize("backend", ["jvp", "loop"])
+    @pytest.mark.parametrize("backend", ["jvp", "ghost", "loop"])
     @pytest.mark.parametrize("shape", ["scalar", "column"])
     def test_refuses_losses_that_are_not_one_a_row(
         self, module: nn.Sequential, along: dict[str, Tensor], backend: Any, shape: str
@@ -223,5 +222,5 @@ class TestOnAnyModule:
 
 
 def test_refuses_an_unknown_backend() -> None:
-    with pytest.raises(UsageError, match="backend = 'magic': use one of auto, jvp, loop"):
+    with pytest.raises(UsageError, match="backend = 'magic': use one of auto, jvp, ghost, loop, fd"):
         ExactScorer("magic")  # type: ignore[arg-type]

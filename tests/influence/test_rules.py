@@ -10,7 +10,19 @@ from torch import Tensor
 
 from ippo.errors import UsageError
 from ippo.functional import effective_sample_size
-from ippo.influence import KeepRule, PositiveScore, Proportional, RandomMatched, Uniform, Verdict, judge
+from ippo.influence import (
+    KeepRule,
+    MaxVariance,
+    PositiveScore,
+    Proportional,
+    RandomMatched,
+    RightOrPositive,
+    TopFraction,
+    Uniform,
+    Verdict,
+    WorstNegatives,
+    judge,
+)
 
 NAN, INF = float("nan"), float("inf")
 
@@ -28,6 +40,76 @@ def verdict(scores: list[float], rule: KeepRule = PositiveScore(), weight: Any =
 def test_positive_score_keeps_nothing_that_does_not_help() -> None:
     scores = torch.tensor([1.0, 1e-30, 0.0, -0.0, -1e-30, -1.0])
     assert keep(PositiveScore(), scores) == [True, True, False, False, False, False]
+
+
+class TestKeepRules:
+    """The decisions themselves: tests/functional/test_selection.py."""
+
+    SCORES = torch.tensor([0.3, -0.4, 0.0, -0.1, -0.2, -0.3])
+    REWARDS = torch.tensor([1.0, 0.0, 0.2, 0.7, 1.0, 0.0])
+    GROUPS = torch.tensor([0, 0, 0, 1, 1, 1])
+
+    @pytest.mark.parametrize(
+        ("rule", "kept", "reason"),
+        [
+            (PositiveScore(), [0], "score <= 0"),
+            (PositiveScore(zero=True), [0, 2], "score < 0"),
+            (PositiveScore(min_fraction=0.5), [0, 2, 3], "score <= 0"),
+            (PositiveScore(0.25, zero=True), [0, 2], "score < 0"),
+            (WorstNegatives(), [0, 2], "among the worst negative scores"),
+            (WorstNegatives(share=0.5), [0, 2, 3, 4], "among the worst negative scores"),
+            (TopFraction(), [0, 2, 3], "not among the highest scores"),
+            (TopFraction(fraction=1.0), [0, 1, 2, 3, 4, 5], "not among the highest scores"),
+            (MaxVariance(samples=2), [0, 1, 4, 5], "not among the rewards of the largest variance"),
+            (RightOrPositive(), [0, 3, 4], "wrong, and score <= 0"),
+            (RightOrPositive(threshold=0.7), [0, 4], "wrong, and score <= 0"),
+        ],
+    )
+    def test_kept_and_reason_by_hand(self, rule: KeepRule, kept: list[int], reason: str) -> None:
+        found = judge(self.SCORES, self.REWARDS, self.GROUPS, rule, Uniform())
+        assert found.kept.nonzero().flatten().tolist() == kept
+        assert found.reasons == ["" if index in kept else reason for index in range(6)]
+
+    def test_only_the_rule_that_keeps_zero_says_another_reason(self) -> None:
+        PositiveScore(zero=True)
+        assert PositiveScore().reason == PositiveScore.reason == "score <= 0"
+
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            PositiveScore(min_fraction=0.25),
+            WorstNegatives(0.5),
+            TopFraction(),
+            MaxVariance(2),
+            RightOrPositive(),
+            RandomMatched(TopFraction()),
+        ],
+    )
+    def test_an_empty_buffer_stays_empty(self, rule: KeepRule) -> None:
+        found = judge(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.long), rule, Proportional())
+        assert found.kept.dtype == torch.bool
+        assert found.kept.tolist() == found.weights.tolist() == found.reasons == []
+
+    def test_random_control_keeps_as_many_as_any_rule(self) -> None:
+        kept = RandomMatched(MaxVariance(samples=2))(self.SCORES, self.REWARDS, self.GROUPS)
+        assert kept.sum() == 4
+
+    @pytest.mark.parametrize(
+        ("rule", "options", "message"),
+        [
+            (PositiveScore, {"min_fraction": 1.5}, r"min_fraction = 1\.5: use a share between 0"),
+            (PositiveScore, {"min_fraction": NAN}, "min_fraction = nan"),
+            (WorstNegatives, {"share": -0.1}, r"share = -0\.1: use a share between 0"),
+            (WorstNegatives, {"share": 30}, "share = 30"),
+            (TopFraction, {"fraction": 0.0}, r"fraction = 0\.0: use a share above 0"),
+            (TopFraction, {"fraction": 1.1}, r"fraction = 1\.1"),
+            (MaxVariance, {"samples": 1}, "samples = 1: use at least 2"),
+            (RightOrPositive, {"threshold": NAN}, "threshold = nan: use a reward between"),
+        ],
+    )
+    def test_refuses_options_out_of_range(self, rule: Any, options: dict[str, float], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            rule(**options)
 
 
 class TestRandomMatched:

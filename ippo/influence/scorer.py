@@ -1,0 +1,52 @@
+"""What every scorer promises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ippo.influence.direction import Direction, Losses
+
+
+class Scorer(ABC):
+    """Anything that scores: one number an episode, positive where a step on it helps.
+
+    Attributes:
+        forward_mode: whether it has ``derivatives(module, function, batches, direction)``, values a token and their
+            slopes along the direction in one pass, from which scores follow by the chain rule.
+    """
+
+    forward_mode = False
+
+    @abstractmethod
+    def score(
+        self, module: nn.Module, losses: Losses, batches: Iterable[Any], direction: Direction | Mapping[str, Tensor]
+    ) -> Tensor:
+        """One score an episode, in the order of the batches.
+
+        Args:
+            module: its trainable parameters are scored.
+            losses: ``losses(module, batch) -> [n_batch]``, one differentiable loss an episode.
+            batches: micro-batches, any structure that ``losses`` understands.
+            direction: the gradient of the reference loss, or anything with ``compute(module)`` that gives it.
+
+        Returns:
+            [n] float32.
+
+        Raises:
+            UsageError: if the direction does not fit the module, or ``losses`` does not give one finite number an
+                episode.
+        """
+
+    def observe(self, module: nn.Module, learning_rate: float) -> None:  # noqa: B027
+        """Told once before each scoring; for scorers that remember where the parameters have been."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a restart: tensors and plain numbers only."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Take up what :meth:`state_dict` gave."""

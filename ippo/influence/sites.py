@@ -1,0 +1,243 @@
+"""What a layer's own parameters do to a gradient: the four formulas that every hook-based scorer is made of.
+
+A *site* is a module that owns trainable parameters. Its inputs ``a`` and the gradient ``b`` of its output are all that
+is needed to know what the layer adds to an episode's gradient. Linear layers and embeddings have formulas of their
+own, which never form a gradient per episode; any other layer (norms, value heads, LoRA's parts) is differentiated by
+torch, alone, with its inputs held fixed. Rows of ``a`` and ``b`` are episodes: both start with axis n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
+from torch.nn.functional import layer_norm
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.utils import _pytree as pytree
+from transformers.pytorch_utils import Conv1D
+
+from ippo.influence.forward_mode import ForwardMode
+from ippo.influence.parameters import trainable
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of a layer's forward."""
+
+
+class Site:
+    """Any layer at all, differentiated by torch.
+
+    Args:
+        name: of the module inside the scored one.
+        module: the layer.
+        names: the layer's own trainable parameters, by their name in the layer and in ``trainable(module)``.
+    """
+
+    def __init__(self, name: str, module: nn.Module, names: Mapping[str, str]) -> None:
+        self.name, self.module, self.names = name, module, dict(names)
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The layer's own trainable parameters, without their history."""
+        return {own: getattr(self.module, own).detach() for own in self.names}
+
+    def along(self, direction: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The part of a direction that belongs to this layer, by the layer's own names."""
+        return {own: direction[name] for own, name in self.names.items() if name in direction}
+
+    def dots(self, arguments: Arguments, b: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
+        """[n] <b_i, derivative of the output along the direction>: the layer's part of every score."""
+        args, kwargs = arguments
+        along = self.along(direction)
+        with torch.no_grad(), ForwardMode(), forward_ad.dual_level():
+            duals = {own: forward_ad.make_dual(self.parameters[own], tangent) for own, tangent in along.items()}
+            _, tangent = forward_ad.unpack_dual(functional_call(self.module, duals, args, kwargs))
+        return b.new_zeros(len(b), dtype=torch.float32) if tangent is None else _row_dots(b, tangent)
+
+    def gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
+        """The gradient of every own parameter, summed over the rows, in float32 at least."""
+        args, kwargs = arguments
+        parameters = {own: value.requires_grad_() for own, value in self.parameters.items()}
+        with torch.enable_grad():
+            output = functional_call(self.module, parameters, args, kwargs)
+            found = torch.autograd.grad(output, list(parameters.values()), b, allow_unused=True)
+        return {
+            own: torch.zeros_like(value) if gradient is None else gradient
+            for (own, value), gradient in zip(parameters.items(), found, strict=True)
+        }
+
+    def row_gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
+        """[n, ...] the same, for each row apart."""
+        leaves, structure = pytree.tree_flatten(arguments)
+        axes = [0 if _has_rows(leaf, len(b)) else None for leaf in leaves]
+
+        def one_row(b: Tensor, *row: Any) -> dict[str, Tensor]:
+            restored = [leaf if axis is None else leaf.unsqueeze(0) for leaf, axis in zip(row, axes, strict=True)]
+            args, kwargs = pytree.tree_unflatten(restored, structure)
+            _, pull = torch.func.vjp(lambda p: functional_call(self.module, p, args, kwargs), self.parameters)
+            return pull(b.unsqueeze(0))[0]
+
+        return torch.func.vmap(one_row, in_dims=(0, *axes))(b, *leaves)
+
+
+class LinearSite(Site):
+    """``nn.Linear``, and ``Conv1D``, which stores the same weight transposed."""
+
+    @property
+    def transposed(self) -> bool:
+        return isinstance(self.module, Conv1D)
+
+    def dots(self, arguments: Arguments, b: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
+        """sum_t b_t' V a_t, with the product taken on the narrower side."""
+        a, along = _input(arguments), self.along(direction)
+        scores = b.new_zeros(len(b), dtype=torch.float32)
+        if "weight" in along:
+            v = (along["weight"].T if self.transposed else along["weight"]).to(b)  # [out, in]
+            scores = _row_dots(a, b @ v) if v.shape[1] <= v.shape[0] else _row_dots(b, a.to(b) @ v.T)
+        if "bias" in along:
+            scores = scores + self.bias_gradients(b) @ along["bias"].float()
+        return scores
+
+    def gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
+        left, right = self._factors(arguments, b)
+        found = {"weight": left.flatten(0, 1).T @ right.flatten(0, 1)} if "weight" in self.names else {}
+        return {**found, "bias": self.bias_gradients(b).sum(0)} if "bias" in self.names else found
+
+    def row_gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
+        left, right = self._factors(arguments, b)
+        found = {"weight": left.transpose(1, 2) @ right} if "weight" in self.names else {}
+        return {**found, "bias": self.bias_gradients(b)} if "bias" in self.names else found
+
+    def bias_gradients(self, b: Tensor) -> Tensor:
+        """[n, out] sum_t b_t"""
+        return _in_time(b).sum(1, dtype=torch.float32)
+
+    def sketch(self, arguments: Arguments, b: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """[n, k, m] ``rows @ weight gradient @ columns.T`` for every episode, without forming the gradient.
+
+        Args:
+            arguments, b: of the layer.
+            rows: [k, the weight's first axis].
+            columns: [m, its second].
+        """
+        left, right = self._factors(arguments, b)
+        return (left.float() @ rows.T).transpose(1, 2) @ (right.float() @ columns.T)
+
+    def _factors(self, arguments: Arguments, b: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, t, .] twice: the weight's gradient is the sum over t of their outer products."""
+        a, b = _in_time(_input(arguments)).to(b), _in_time(b)
+        return (a, b) if self.transposed else (b, a)
+
+
+class EmbeddingSite(Site):
+    """``nn.Embedding``; the row of its ``padding_idx`` is never trained, so never scored."""
+
+    def dots(self, arguments: Arguments, b: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
+        """sum_t b_t . V[id_t]"""
+        ids, b = self._trained(arguments, b)
+        return _row_dots(b, self.along(direction)["weight"][ids])
+
+    def gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
+        ids, b = self._trained(arguments, b)
+        table = b.new_zeros(self.parameters["weight"].shape)
+        return {"weight": table.index_add_(0, ids.flatten(), b.flatten(0, 1))}
+
+    def row_gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
+        ids, b = self._trained(arguments, b)
+        table = b.new_zeros((len(b), *self.parameters["weight"].shape))
+        return {"weight": table.scatter_add_(1, ids.unsqueeze(-1).expand_as(b), b)}
+
+    def sketch(self, arguments: Arguments, b: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """See :meth:`LinearSite.sketch`; a token's one-hot vector picks a column of ``rows``."""
+        ids, b = self._trained(arguments, b)
+        return rows.T[ids].transpose(1, 2) @ (b.float() @ columns.T)
+
+    def _trained(self, arguments: Arguments, b: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, t] ids and [n, t, d] output gradients, zero for the padding token."""
+        ids, b = _input(arguments).reshape(len(b), -1), _in_time(b)
+        padding = getattr(self.module, "padding_idx", None)
+        return ids, b if padding is None else b.masked_fill((ids == padding).unsqueeze(-1), 0)
+
+
+class LayerNormSite(Site):
+    """``nn.LayerNorm``, whose output is the fused kernel's, with the direction in place of weight and bias."""
+
+    def dots(self, arguments: Arguments, b: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
+        along, norm = self.along(direction), self._norm
+        weight = along.get("weight", torch.zeros_like(norm.weight))
+        a = _input(arguments)
+        return _row_dots(b, layer_norm(a, norm.normalized_shape, weight.to(a), None, norm.eps)) + self._bias(b, along)
+
+    def row_gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
+        a, norm = _input(arguments), self._norm
+        scaled = b.float() * layer_norm(a, norm.normalized_shape, None, None, norm.eps).float()
+        axes = tuple(range(1, b.dim() - len(norm.normalized_shape)))
+        whole = {"weight": scaled, "bias": b.float()}
+        return {own: whole[own].sum(axes) if axes else whole[own] for own in self.names}
+
+    @property
+    def _norm(self) -> nn.LayerNorm:
+        assert isinstance(self.module, nn.LayerNorm)
+        return self.module
+
+    def _bias(self, b: Tensor, along: Mapping[str, Tensor]) -> Tensor | float:
+        return (b.float() * along["bias"].float()).flatten(1).sum(1) if "bias" in along else 0.0
+
+
+def find_sites(module: nn.Module) -> list[Site]:
+    """Every module that owns a trainable parameter."""
+    canonical = {id(parameter): name for name, parameter in trainable(module).items()}
+    return [site for name, part in module.named_modules() if (site := _site(name, part, canonical))]
+
+
+def why_not(site: Site, shape: torch.Size, n: int, axes: int) -> str | None:
+    """Why the rows of a layer's output are not the ``n`` episodes; None if they are.
+
+    Args:
+        site: the layer.
+        shape: of its output.
+        n: episodes in the batch.
+        axes: the most axes that any layer's output has.
+    """
+    if isinstance(site.module, ParametrizationList):
+        return "it computes another layer's weight"
+    if len(shape) < 2 or shape[0] != n:
+        return f"its output has shape {tuple(shape)}, which does not start with the batch's {n} episodes"
+    if isinstance(site, EmbeddingSite) and len(shape) == 2 < axes:
+        return f"its output of shape {tuple(shape)} has a row a position or a row an episode, and which one is not told"
+    return None
+
+
+def _site(name: str, module: nn.Module, canonical: Mapping[int, str]) -> Site | None:
+    own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+    names = {local: canonical[id(parameter)] for local, parameter in own.items() if id(parameter) in canonical}
+    if not names:
+        return None
+    for plain, kind in ((nn.Linear, LinearSite), (Conv1D, LinearSite), (nn.Embedding, EmbeddingSite), (nn.LayerNorm, LayerNormSite)):
+        # A subclass with a forward of its own (a scaled embedding, a wrapped layer) is not that formula any more.
+        if type(module).forward is plain.forward and "forward" not in vars(module):
+            return kind(name, module, names)
+    return Site(name, module, names)
+
+
+def _input(arguments: Arguments) -> Tensor:
+    """What a layer with one input got, by position or by name."""
+    args, kwargs = arguments
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+def _has_rows(leaf: Any, n: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == n
+
+
+def _in_time(values: Tensor) -> Tensor:
+    """[n, ..., d] -> [n, t, d], with t = 1 where there is no time axis."""
+    return values.unsqueeze(1) if values.dim() == 2 else values.flatten(1, -2)
+
+
+def _row_dots(left: Tensor, right: Tensor) -> Tensor:
+    """[n] float32 dot products of the rows, accumulated in float32."""
+    return (left.float() * right.float()).flatten(1).sum(1)

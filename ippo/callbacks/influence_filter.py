@@ -10,6 +10,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn import functional
 
@@ -95,7 +96,8 @@ class InfluenceFilterCallback(L.Callback):
         direction = self.direction if self.direction is not None else ValidationDirection()
         self._along = direction.bind(module) if isinstance(direction, Direction) else direction
         if not self._needs_buffer:
-            resolve(self._along, module.scored_module)
+            with isolate_rng():  # a direction may sample; a resumed run tries it once more and must draw the same
+                resolve(self._along, module.scored_module)
 
     def on_look_back(self, trainer: L.Trainer, pl_module: L.LightningModule, look: LookBack) -> LookBack:
         """Take the old log-probabilities in forward mode: with them come their slopes, and from those the scores."""

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ippo.errors import require
+from ippo.influence.check import checked_backward
 from ippo.influence.direction import Losses
 from ippo.influence.forward_mode import FixedPadding
-from ippo.influence.jvp import Bound
+from ippo.influence.jvp import call_with
 from ippo.influence.parameters import check_losses, trainable
 from ippo.influence.sites import Arguments, Site, find_sites
-from ippo.influence.watch import UncoveredLayerError, watched_backward
+from ippo.influence.watch import UncoveredLayerError
 
 
 def ghost_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mapping[str, Tensor]) -> Tensor:
@@ -33,7 +33,7 @@ def ghost_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mappi
     def add(site: Site, arguments: Arguments, b: Tensor) -> None:
         parts.append(site.dots(arguments, b, direction))
 
-    values = watched_backward(module, lambda: losses(module, batch), add)
+    values = checked_backward(module, lambda: losses(module, batch), add)
     return torch.stack(parts).sum(0) if parts else torch.zeros_like(values)
 
 
@@ -67,15 +67,14 @@ def fd_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mapping[
         require(precise, f"module.{name}", parameter.dtype, "finite differences need float32: use backend='jvp'")
     length = _norm(direction)
     if length == 0:
-        return torch.zeros(len(losses(module, batch)))
+        return torch.zeros_like(losses(module, batch))
     step = 1e-3 * max(_norm(parameters), 1.0) / length
     sides = []
     with torch.no_grad():
         for sign in (1, -1):
-            moved = {f"module.{name}": p + sign * step * direction[name] for name, p in parameters.items()}
-            origins = {id(tensor): parameters[name.removeprefix("module.")] for name, tensor in moved.items()}
-            with FixedPadding(origins):
-                values = functional_call(Bound(module, losses), moved, (batch,))
+            moved = {name: value + sign * step * direction[name] for name, value in parameters.items()}
+            with FixedPadding({id(tensor): parameters[name] for name, tensor in moved.items()}):
+                values = call_with(module, moved, losses, batch)
             check_losses(values)
             sides.append(values.double())
     return (sides[0] - sides[1]) / (2 * step)
@@ -102,7 +101,7 @@ def squared_norms(module: nn.Module, losses: Losses, batch: Any) -> Tensor:
                 shared[name] = shared[name] + rows if name in shared else rows
 
     try:
-        values = watched_backward(module, lambda: losses(module, batch), add)
+        values = checked_backward(module, lambda: losses(module, batch), add)
     except UncoveredLayerError:
         return _norms_by_loop(module, losses, batch)
     squares += [_row_squares(rows) for rows in shared.values()]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ippo.errors import UsageError, require
 from ippo.influence.direction import Buffer, Direction, Losses, ValidationDirection, mean_gradient
 from ippo.influence.parameters import trainable
+from ippo.ranks import total
 
 
 class BufferDirection(Direction):
@@ -146,6 +147,33 @@ def second_moments(optimizer: torch.optim.Optimizer) -> dict[Tensor, Tensor]:
             if "exp_avg_sq" in state:
                 found[parameter] = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
     return found
+
+
+def leaves_one_out(direction: Direction | Mapping[str, Tensor]) -> bool:
+    """Whether each episode is to be held against the others alone."""
+    return isinstance(direction, BufferDirection) and direction.leave_one_out
+
+
+def leave_one_out(scores: Tensor, squared_norms: Tensor) -> Tensor:
+    """From dot products with the mean of all gradients to those with the mean of the others (DTV-Loo, 2609.35072).
+
+    Args:
+        scores: [n] <g_i, mean of all g>; the mean is over all ranks.
+        squared_norms: [n] <g_i, g_i>.
+
+    Returns:
+        [n] (N s_i - |g_i| ** 2) / (N - 1), with N episodes on all ranks.
+
+    Raises:
+        UsageError: if there is one episode only.
+
+    Example:
+        >>> leave_one_out(torch.tensor([2.0, 6.0]), torch.tensor([1.0, 9.0]))  # gradients 1 and 3, of mean 2
+        tensor([3., 3.])
+    """
+    n = int(total(torch.tensor(len(scores), device=scores.device)))
+    require(n > 1, "direction", "BufferDirection(leave_one_out=True)", "it needs at least two episodes")
+    return (n * scores - squared_norms) / (n - 1)
 
 
 def _twice(buffer: Buffer | None, name: str) -> Buffer:

@@ -12,12 +12,11 @@ from torch.nn.utils.rnn import pad_sequence
 from ippo.errors import require
 from ippo.influence.backends import fd_scores, ghost_scores, loop_scores, squared_norms
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
-from ippo.influence.directions import BufferDirection
+from ippo.influence.directions import leave_one_out, leaves_one_out
 from ippo.influence.jvp import derivative, jvp_scores
 from ippo.influence.parameters import Subset, scored
 from ippo.influence.scorer import Scorer
 from ippo.influence.watch import UncoveredLayerError
-from ippo.ranks import total
 
 Backend = Literal["auto", "jvp", "ghost", "loop", "fd"]
 
@@ -39,7 +38,8 @@ class ExactScorer(Scorer):
     Args:
         backend: ``"ghost"``, one forward and one backward with hooks on every layer; ``"jvp"``, one forward-mode pass,
             which keeps no graph; ``"loop"``, one backward an episode, the oracle of the tests; ``"fd"``, finite
-            differences, a check to 1e-3; ``"auto"`` takes ghost, and jvp where hooks cannot tell the episodes apart.
+            differences, a check to 1e-3, which also moves what a loss detaches; ``"auto"`` takes ghost, jvp where
+            hooks cannot tell the episodes apart, and the loop where neither works.
         parameters: the parameters that count: all (None), the last k blocks (k), ``"lora"``, or a regular expression.
 
     Attributes:
@@ -59,6 +59,8 @@ class ExactScorer(Scorer):
         self.backend, self.parameters = backend, parameters
         self.forward_mode = backend in ("auto", "jvp")
         self.choice = f"{backend}: it was asked for"
+        self._candidates: list[str] = []
+        self._why = ""
 
     def score(
         self, module: nn.Module, losses: Losses, batches: Iterable[Any], direction: Direction | Mapping[str, Tensor]
@@ -66,15 +68,18 @@ class ExactScorer(Scorer):
         """See :meth:`Scorer.score`."""
         with scored(module, self.parameters):
             along = resolve(direction, module, Buffer(losses, batches))
+            if self.backend == "auto":
+                self._candidates = ["ghost", "jvp", "loop"]
+                self.choice = "ghost: every trainable parameter acts inside a layer whose rows are the episodes"
             one_batch = self._pick if self.backend == "auto" else _BACKENDS[self.backend]
             scores, norms = [], []
             for batch in batches:
                 scores.append(one_batch(module, losses, batch, along).detach().float())
-                if _leaves_one_out(direction):
+                if leaves_one_out(direction):
                     norms.append(squared_norms(module, losses, batch))
         if not scores:
             return torch.empty(0)
-        if _leaves_one_out(direction):
+        if leaves_one_out(direction):
             return leave_one_out(torch.cat(scores), torch.cat(norms))
         return torch.cat(scores)
 
@@ -115,6 +120,7 @@ class ExactScorer(Scorer):
         self.choice = "jvp: one pass gives the values a token and their slopes"
         values: list[Tensor] = []
         slopes: list[Tensor] = []
+        require(not leaves_one_out(direction), "direction", "BufferDirection(leave_one_out=True)", "use score instead")
         with scored(module, self.parameters):
             along = resolve(direction, module, Buffer(lambda *args: function(*args).sum(1), batches))
             for batch in batches:
@@ -128,36 +134,23 @@ class ExactScorer(Scorer):
         return pad_sequence(values, batch_first=True), pad_sequence(slopes, batch_first=True)
 
     def _pick(self, module: nn.Module, losses: Losses, batch: Any, along: Mapping[str, Tensor]) -> Tensor:
-        """Ghost if it covers the module; what it refuses once it refuses for every batch."""
-        try:
-            scores = ghost_scores(module, losses, batch, along)
-        except UncoveredLayerError as refusal:
-            self.choice = f"jvp: hooks cannot cover {refusal.layer!r}, because {refusal.reason}"
-            return jvp_scores(module, losses, batch, along)
-        self.choice = "ghost: every trainable parameter acts inside a layer whose rows are the episodes"
-        return scores
+        """The first backend that can: what one refuses for a batch it is not asked again."""
+        if self._candidates[0] == "ghost":
+            try:
+                return ghost_scores(module, losses, batch, along)
+            except UncoveredLayerError as refusal:
+                self._fall_back("jvp", f"hooks cannot cover {refusal.layer!r}, because {refusal.reason}")
+        if self._candidates[0] == "jvp":
+            try:
+                return jvp_scores(module, losses, batch, along)
+            except NotImplementedError as refusal:
+                operation = str(refusal).removeprefix("Trying to use forward AD with ").split(" ")[0]
+                self._fall_back("loop", f"{self._why}, and torch has no forward derivative of {operation}")
+        return loop_scores(module, losses, batch, along)
 
-
-def leave_one_out(scores: Tensor, squared_norms: Tensor) -> Tensor:
-    """From dot products with the mean of all gradients to those with the mean of the others (DTV-Loo, 2609.35072).
-
-    Args:
-        scores: [n] <g_i, mean of all g>; the mean is over all ranks.
-        squared_norms: [n] <g_i, g_i>.
-
-    Returns:
-        [n] (N s_i - |g_i| ** 2) / (N - 1), with N episodes on all ranks.
-
-    Raises:
-        UsageError: if there is one episode only.
-
-    Example:
-        >>> leave_one_out(torch.tensor([2.0, 6.0]), torch.tensor([1.0, 9.0]))  # gradients 1 and 3, of mean 2
-        tensor([3., 3.])
-    """
-    n = int(total(torch.tensor(len(scores), device=scores.device)))
-    require(n > 1, "direction", "BufferDirection(leave_one_out=True)", "it needs at least two episodes")
-    return (n * scores - squared_norms) / (n - 1)
+    def _fall_back(self, backend: str, why: str) -> None:
+        self._candidates.pop(0)
+        self._why, self.choice = why, f"{backend}: {why}"
 
 
 def scores_from_slopes(losses: Callable[[Tensor], Tensor], logprobs: Tensor, slopes: Tensor) -> Tensor:
@@ -180,7 +173,3 @@ def scores_from_slopes(losses: Callable[[Tensor], Tensor], logprobs: Tensor, slo
         leaves = logprobs.detach().requires_grad_()
         (gradients,) = torch.autograd.grad(losses(leaves).sum(), leaves)
     return (gradients * slopes).sum(1)
-
-
-def _leaves_one_out(direction: Direction | Mapping[str, Tensor]) -> bool:
-    return isinstance(direction, BufferDirection) and direction.leave_one_out

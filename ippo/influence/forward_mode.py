@@ -1,4 +1,4 @@
-"""Forward-mode derivatives of two operations that torch has no right formula for.
+"""Forward-mode differentiation that agrees with a backward pass, where torch's own does not.
 
 *Fused attention* has none at all, and torch's plain attention differentiates its softmax by computing it twice.
 *Embeddings* with a ``padding_idx`` give that row no gradient in a backward pass, but a tangent in a forward one: an
@@ -16,15 +16,25 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 
 class ForwardMode(TorchFunctionMode):
-    """While active, both operations are computed by the formulas below."""
+    """While active, both operations are computed by the formulas below, and what is a constant for a backward pass is
+    one here: torch's forward mode differentiates through ``detach`` and ``no_grad``. Enter it with gradients enabled.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return _OURS.get(func, func)(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in _DETACHING or not torch.is_grad_enabled():
+            args, kwargs = tree_map_only(Tensor, _primal, (args, kwargs))
+        return _OURS.get(func, func)(*args, **kwargs)
+
+
+def _primal(tensor: Tensor) -> Tensor:
+    return forward_ad.unpack_dual(tensor).primal
 
 
 def embedding(ids: Tensor, weight: Tensor, padding_idx: int | None = None, *options: Any, **more: Any) -> Tensor:
@@ -139,6 +149,8 @@ class _Softmax(torch.autograd.Function):
         product = shares * tangent
         return torch.addcmul(product, shares, product.sum(-1, keepdim=True), value=-1)
 
+
+_DETACHING = (Tensor.detach, torch.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
 
 _OURS: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.embedding: embedding,

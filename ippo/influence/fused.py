@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ippo.errors import require
+from ippo.influence.check import checked_backward
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
+from ippo.influence.directions import leaves_one_out
 from ippo.influence.parameters import Subset, scored, trainable
 from ippo.influence.sites import Arguments, Site
-from ippo.influence.watch import watched_backward
 
 Weigh = Callable[[Tensor], Tensor]
 """[n] scores -> [n] factors of the losses, 0 for an episode that is dropped."""
@@ -56,6 +57,7 @@ def score_and_backward(
         >>> module.weight.grad  # of the second row alone
         tensor([[12.]])
     """
+    require(not leaves_one_out(direction), "direction", "BufferDirection(leave_one_out=True)", "use ExactScorer")
     with scored(module, parameters):
         along = resolve(direction, module, Buffer(losses, [batch]))
     kept: list[tuple[Site, Arguments, Tensor]] = []
@@ -67,11 +69,12 @@ def score_and_backward(
             parts.append(site.dots(arguments, b, along))
 
     with scored(module):
-        values = watched_backward(module, lambda: losses(module, batch), keep)
+        values = checked_backward(module, lambda: losses(module, batch), keep)
         scores = torch.stack(parts).sum(0) if parts else torch.zeros_like(values, dtype=torch.float32)
         weights = weigh(scores)
-        fits = weights.shape == scores.shape and bool(weights.isfinite().all())
-        require(fits, "weigh", f"a result of shape {tuple(weights.shape)}", "return one finite factor an episode, [n]")
+        fits = isinstance(weights, Tensor) and weights.shape == scores.shape and bool(weights.isfinite().all())
+        found = f"shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else f"type {type(weights).__name__}"
+        require(fits, "weigh", f"a result of {found}", "return one finite factor an episode, [n]")
         targets = trainable(module)
         while kept:
             site, arguments, b = kept.pop()

@@ -27,21 +27,34 @@ def derivative(
 ) -> tuple[Tensor, Tensor]:
     """``function(module, batch)`` and its derivative along the direction, of any shape; no graph is kept.
 
-    Dual tensors are used directly: ``torch.func.jvp`` does the same through a layer of its own. Tied parameters are
-    swapped together, under the one name that ``named_parameters`` gives them.
+    Dual tensors are used directly: ``torch.func.jvp`` does the same through a layer of its own.
     """
-    bound = Bound(module, function)
-    with torch.no_grad(), ForwardMode(), forward_ad.dual_level():
+    with torch.enable_grad(), forward_ad.dual_level(), ForwardMode():
         duals = {
-            f"module.{name}": forward_ad.make_dual(parameter.detach(), direction[name])
+            name: forward_ad.make_dual(parameter.detach(), direction[name])
             for name, parameter in trainable(module).items()
         }
-        values, slopes = forward_ad.unpack_dual(functional_call(bound, duals, (batch,)))
+        values, slopes = forward_ad.unpack_dual(call_with(module, duals, function, batch))
     return values, torch.zeros_like(values) if slopes is None else slopes  # None: the parameters were not used
 
 
-class Bound(nn.Module):
-    """A function of a module as a module's forward, so that parameters can be swapped for dual numbers."""
+def call_with(module: nn.Module, tensors: Mapping[str, Tensor], function: Losses, batch: Any) -> Tensor:
+    """``function(module, batch)`` with other tensors in the place of the trainable parameters.
+
+    Each attribute is swapped once: every owner of a tied parameter, but a layer under two names only once, because
+    torch would put back what it found at the second time, which is the first time's replacement.
+    """
+    canonical = {id(parameter): name for name, parameter in trainable(module).items()}
+    swaps = {}
+    for path, part in module.named_modules():  # each module under its first name
+        for own, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
+            if id(parameter) in canonical:
+                swaps[f"module.{path}.{own}" if path else f"module.{own}"] = tensors[canonical[id(parameter)]]
+    return functional_call(_Bound(module, function), swaps, (batch,), tie_weights=False)
+
+
+class _Bound(nn.Module):
+    """A function of a module as a module's forward, so that parameters can be swapped."""
 
     def __init__(self, module: nn.Module, function: Losses) -> None:
         super().__init__()

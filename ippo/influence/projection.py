@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ippo.errors import require
+from ippo.influence.check import checked_backward
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
+from ippo.influence.directions import leave_one_out, leaves_one_out
 from ippo.influence.parameters import Subset, scored, trainable
 from ippo.influence.scorer import Scorer
 from ippo.influence.sites import Arguments, EmbeddingSite, LinearSite, Site
-from ippo.influence.watch import watched_backward
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class RandomProjectionScorer(Scorer):
     """
 
     def __init__(self, rank: int = 32, seed: int = 0, parameters: Subset = None) -> None:
-        require(rank >= 1, "rank", rank, "use a whole number of at least 1")
+        require(isinstance(rank, int) and rank >= 1, "rank", rank, "use a whole number of at least 1")
         self.rank, self.seed, self.parameters = rank, seed, parameters
 
     def score(
@@ -82,7 +83,10 @@ class RandomProjectionScorer(Scorer):
             along = resolve(direction, module, Buffer(losses, batches))
             reference = self._maps(module).flat({name: tensor.unsqueeze(0) for name, tensor in along.items()})[0]
         rows = self.sketches(module, losses, batches).rows
-        return rows @ reference if len(rows) else torch.empty(0)
+        if not len(rows):
+            return torch.empty(0)
+        scores = rows @ reference
+        return leave_one_out(scores, rows.square().sum(1)) if leaves_one_out(direction) else scores
 
     def sketches(self, module: nn.Module, losses: Losses, batches: Iterable[Any]) -> Sketches:
         """The sketch of every episode's gradient, from one forward and one backward for activations.
@@ -130,7 +134,7 @@ class _Maps:
             for name, part in self._layer(site, arguments, b):
                 parts[name] = parts[name] + part if name in parts else part
 
-        values = watched_backward(module, lambda: losses(module, batch), add)
+        values = checked_backward(module, lambda: losses(module, batch), add)
         width = {name: math.prod(len(side) for side in sides) for name, sides in self.pairs.items()}
         zeros = torch.zeros(len(values), 1, device=values.device)
         return torch.cat([parts.get(name, zeros.expand(-1, width[name])) for name in self.pairs], dim=1)

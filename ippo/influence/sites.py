@@ -52,9 +52,9 @@ class Site:
         """[n] <b_i, derivative of the output along the direction>: the layer's part of every score."""
         args, kwargs = arguments
         along = self.along(direction)
-        with torch.no_grad(), ForwardMode(), forward_ad.dual_level():
+        with torch.enable_grad(), forward_ad.dual_level(), ForwardMode():
             duals = {own: forward_ad.make_dual(self.parameters[own], tangent) for own, tangent in along.items()}
-            _, tangent = forward_ad.unpack_dual(functional_call(self.module, duals, args, kwargs))
+            tangent = forward_ad.unpack_dual(self._forward(duals, args, kwargs))[1]
         return b.new_zeros(len(b), dtype=torch.float32) if tangent is None else _row_dots(b, tangent)
 
     def gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
@@ -62,7 +62,9 @@ class Site:
         args, kwargs = arguments
         parameters = {own: value.requires_grad_() for own, value in self.parameters.items()}
         with torch.enable_grad():
-            output = functional_call(self.module, parameters, args, kwargs)
+            output = self._forward(parameters, args, kwargs)
+            if not output.requires_grad:  # it reads none of them
+                return {own: torch.zeros_like(value) for own, value in parameters.items()}
             found = torch.autograd.grad(output, list(parameters.values()), b, allow_unused=True)
         return {
             own: torch.zeros_like(value) if gradient is None else gradient
@@ -77,10 +79,24 @@ class Site:
         def one_row(b: Tensor, *row: Any) -> dict[str, Tensor]:
             restored = [leaf if axis is None else leaf.unsqueeze(0) for leaf, axis in zip(row, axes, strict=True)]
             args, kwargs = pytree.tree_unflatten(restored, structure)
-            _, pull = torch.func.vjp(lambda p: functional_call(self.module, p, args, kwargs), self.parameters)
+            pull: Any = torch.func.vjp(lambda p: self._forward(p, args, kwargs), self.parameters)[1]
             return pull(b.unsqueeze(0))[0]
 
         return torch.func.vmap(one_row, in_dims=(0, *axes))(b, *leaves)
+
+    def _forward(self, parameters: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
+        """The layer's own forward, without the hooks around it, at other parameters."""
+        swaps = {f"layer.{own}": value for own, value in parameters.items()}
+        return functional_call(_Unhooked(self.module), swaps, args, kwargs, tie_weights=False)
+
+
+class _Unhooked(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.forward(*args, **kwargs)
 
 
 class LinearSite(Site):
@@ -216,7 +232,12 @@ def _site(name: str, module: nn.Module, canonical: Mapping[int, str]) -> Site | 
     names = {local: canonical[id(parameter)] for local, parameter in own.items() if id(parameter) in canonical}
     if not names:
         return None
-    for plain, kind in ((nn.Linear, LinearSite), (Conv1D, LinearSite), (nn.Embedding, EmbeddingSite), (nn.LayerNorm, LayerNormSite)):
+    for plain, kind in (
+        (nn.Linear, LinearSite),
+        (Conv1D, LinearSite),
+        (nn.Embedding, EmbeddingSite),
+        (nn.LayerNorm, LayerNormSite),
+    ):
         # A subclass with a forward of its own (a scaled embedding, a wrapped layer) is not that formula any more.
         if type(module).forward is plain.forward and "forward" not in vars(module):
             return kind(name, module, names)
@@ -227,6 +248,14 @@ def _input(arguments: Arguments) -> Tensor:
     """What a layer with one input got, by position or by name."""
     args, kwargs = arguments
     return args[0] if args else next(iter(kwargs.values()))
+
+
+_FORMULAS: tuple[tuple[type[nn.Module], type[Site]], ...] = (
+    (nn.Linear, LinearSite),
+    (Conv1D, LinearSite),
+    (nn.Embedding, EmbeddingSite),
+    (nn.LayerNorm, LayerNormSite),
+)
 
 
 def _has_rows(leaf: Any, n: int) -> bool:

@@ -25,11 +25,16 @@ OnGradient = Callable[[Site, Arguments, Tensor], None]
 """Called once a layer and use, from the last to the first, with the layer's inputs and its output's gradient."""
 
 
+_HARMLESS = (int, float, str, type(None), torch.Size, torch.dtype, torch.device, torch.layout)
+"""What may be read of a parameter anywhere: its shape, its type, its place."""
+
+
 class UncoveredLayerError(UsageError):
     """A layer that hooks cannot tell apart by episode."""
 
     def __init__(self, layer: str, reason: str) -> None:
-        super().__init__("backend", "ghost", f"it cannot cover {layer!r}: {reason}; use backend='jvp'")
+        remedy = "use backend='jvp' or 'loop' of ExactScorer"
+        super().__init__("backend", "ghost", f"it cannot cover {layer!r}: {reason}; {remedy}")
         self.layer, self.reason = layer, reason
 
 
@@ -50,7 +55,12 @@ def watched_backward(module: nn.Module, losses: Callable[[], Tensor], on_gradien
     watch = _Watch(module, on_gradient)
     with torch.enable_grad(), _frozen(module), watch.hooks():
         with _OnlyAtHome(watch):
-            values = losses()
+            try:
+                values = losses()
+            except RuntimeError as error:
+                if "_Tap" not in str(error):
+                    raise
+                raise UncoveredLayerError("a layer", "its output is written over in place") from error
         check_losses(values)
         watch.check_rows(len(values))
         if values.requires_grad:  # else no loss depends on a trainable parameter
@@ -81,7 +91,7 @@ class _Watch:
             before, after = partial(self._before, site), partial(self._after, site)
             handles += [
                 site.module.register_forward_pre_hook(before),
-                site.module.register_forward_hook(after, with_kwargs=True),
+                site.module.register_forward_hook(after, prepend=True, with_kwargs=True),  # what forward returned
             ]
         try:
             yield
@@ -155,10 +165,10 @@ class _OnlyAtHome(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):  # shapes and dtypes may be read anywhere
+        if not isinstance(result, _HARMLESS) and torch.is_grad_enabled():  # a value without a gradient is a constant
             for value in (*args, *kwargs.values()) if kwargs else args:
                 for one in value if type(value) in (tuple, list) else (value,):
-                    if id(one) in self.watch.names and torch.is_grad_enabled() and not self.watch.is_home(one):
+                    if id(one) in self.watch.names and not self.watch.is_home(one):
                         name = self.watch.names[id(one)]
                         raise UncoveredLayerError(name, "it is used outside the forward of the layer that owns it")
         return result

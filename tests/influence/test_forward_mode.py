@@ -66,7 +66,7 @@ def test_embedding_has_the_tangent_that_goes_with_its_gradient(padding: int | No
 def test_the_mode_replaces_both_inside_modules_and_gives_them_back() -> None:
     layer = torch.nn.Embedding(5, 8, padding_idx=0)
     ids = torch.tensor([[0, 1, 2]])
-    with torch.no_grad(), forward_ad.dual_level():
+    with torch.enable_grad(), forward_ad.dual_level():
         weight = forward_ad.make_dual(layer.weight.detach(), torch.ones(5, 8))
 
         def run() -> Tensor:
@@ -79,3 +79,15 @@ def test_the_mode_replaces_both_inside_modules_and_gives_them_back() -> None:
         assert tangent is not None
         with sdpa_kernel(SDPBackend.MATH):
             assert not torch.allclose(tangent, forward_ad.unpack_dual(run()).tangent)  # torch moves the padding row
+
+
+@pytest.mark.parametrize("constant", ["detach", "data", "no_grad"])
+def test_what_has_no_gradient_has_no_tangent(constant: str) -> None:
+    """As in the ratio of a policy to itself, exp(logp - logp.detach()), whose derivative is not 0."""
+    with torch.enable_grad(), forward_ad.dual_level(), ForwardMode():
+        x = forward_ad.make_dual(torch.tensor([2.0]), torch.tensor([1.0]))
+        with torch.set_grad_enabled(constant != "no_grad"):
+            fixed = {"detach": x.detach, "data": lambda: x.data, "no_grad": lambda: x * 1}[constant]()
+        tangent = forward_ad.unpack_dual((x - fixed).exp()).tangent
+    assert tangent is not None
+    assert tangent.tolist() == [1.0]

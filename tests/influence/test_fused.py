@@ -141,6 +141,7 @@ class TestEqualsScoringFirst:
 
 def test_runs_the_module_once() -> None:
     module, losses, batch = mlp()
+    score_and_backward(module, losses, batch, random_direction(module), WEIGHTS["in proportion"])  # with its trial
     calls: list[int] = []
     module.register_forward_pre_hook(lambda *_: calls.append(1))
     score_and_backward(module, losses, batch, random_direction(module), WEIGHTS["in proportion"])

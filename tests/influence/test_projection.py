@@ -138,11 +138,15 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Losses, Tensor]]] = {
     "a module used twice, and one not at all": lambda: (Twice(), squares, torch.randn(4, 5)),
     "tied embedding with padding": lambda: (Padded(), squares, torch.tensor([[0, 3, 1], [2, 2, 0], [5, 4, 3]])),
     "a table beside the inputs": lambda: (WithTable(), squares, torch.randn(4, 5, 3)),
-    "a table of as many rows as episodes": lambda: (WithTable(), squares, torch.randn(4, 4, 3)),
 }
 
 
 class TestSketches:
+    def test_refuse_a_layer_whose_table_has_as_many_rows_as_there_are_episodes(self) -> None:
+        """Whether its rows are episodes cannot be told from its shape; the trial tells it."""
+        with pytest.raises(UsageError, match="the rows that its hooks see are not the episodes"):
+            RandomProjectionScorer().sketches(WithTable(), squares, [torch.randn(4, 4, 3)])
+
     @pytest.mark.parametrize("make", CASES.values(), ids=CASES)
     def test_are_projected_gradients(self, make: Callable[[], tuple[nn.Module, Losses, Tensor]]) -> None:
         module, losses, batch = make()

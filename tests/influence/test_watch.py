@@ -172,7 +172,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
         r"'0\.parametrizations\.weight': it computes another layer's weight",
     ),
     "a learned parametrization": (scaled, (2, 3), r"'0\.parametrizations\.weight.*'"),
-    **{f"borrowed {how}": (partial(Borrowing, use), (4, 3), r"'own\.weight'") for how, use in BORROWED.items()},
+    **{f"borrowed {how}": (partial(Borrowing, use), (4, 3), r"'own(\.weight)?'") for how, use in BORROWED.items()},
 }
 
 

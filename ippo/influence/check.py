@@ -1,0 +1,113 @@
+"""A trial of the hooks' formulas, once for each module: shapes cannot tell a time axis of n steps from n episodes."""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ippo.influence.parameters import check_losses, trainable
+from ippo.influence.sites import Arguments, Site, find_sites
+from ippo.influence.watch import OnGradient, UncoveredLayerError, watched_backward
+
+_passed: WeakKeyDictionary[nn.Module, set[frozenset[str]]] = WeakKeyDictionary()
+
+
+def checked_backward(module: nn.Module, losses: Callable[[], Tensor], on_gradient: OnGradient) -> Tensor:
+    """:func:`watched_backward`, after a trial against two plain backwards at the first time.
+
+    The trial takes the first and the last episode of the batch: each layer's part of their scores along a random
+    direction must be what their own gradients say. A batch of one episode proves nothing and is not counted.
+
+    Raises:
+        UncoveredLayerError: by name, if a layer fails.
+    """
+    names = frozenset(trainable(module))
+    passed = _passed.setdefault(module, set())
+    if names not in passed and _trial(module, losses):
+        passed.add(names)
+    return watched_backward(module, losses, on_gradient)
+
+
+def _trial(module: nn.Module, losses: Callable[[], Tensor]) -> bool:
+    """Whether the trial was one: an episode alone, or gradients that are all zero, are none."""
+    direction = _Random(trainable(module))
+    groups = _groups(find_sites(module))
+    expected = _by_plain_backwards(module, losses, direction, groups)
+    found: dict[str, list[Tensor]] = defaultdict(list)
+
+    def add(site: Site, arguments: Arguments, b: Tensor) -> None:
+        part = site.dots(arguments, b, direction)
+        if type(site) is Site:  # its gradients a row take a reading of the arguments of their own
+            rows = site.row_gradients(arguments, b)
+            again = sum((_row_dots(rows[own], direction[name]) for own, name in site.names.items()), part * 0)
+            part = torch.where((again - part).abs() <= 0.01 * part.abs().max(), part, torch.nan)
+        found[groups[site.name]].append(part)
+
+    n = len(watched_backward(module, losses, add))
+    largest = max(float(part.abs().max()) for part in expected.values())
+    half = any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in trainable(module).values())
+    relative, absolute = (0.25, 0.1) if half else (0.01, 1e-4)
+    for group, part in expected.items():
+        rows = torch.stack(found[group]).sum(0)[[0, -1]] if found[group] else part * 0
+        if not bool(((rows - part).abs() <= relative * part.abs().max() + absolute * largest).all()):
+            raise UncoveredLayerError(group, "the rows that its hooks see are not the episodes")
+    return n > 1 and largest > 0
+
+
+def _by_plain_backwards(
+    module: nn.Module, losses: Callable[[], Tensor], direction: Mapping[str, Tensor], groups: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """[2] each group's part of the scores of the first and the last episode."""
+    parameters = trainable(module)
+    with torch.enable_grad():
+        values = losses()
+        check_losses(values)
+        ends = []
+        for value in (values[0], values[-1]):
+            parts: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=values.device))
+            if value.requires_grad:
+                gradients = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
+                for name, gradient in zip(parameters, gradients, strict=True):
+                    if gradient is not None:
+                        parts[groups[name]] = parts[groups[name]] + (gradient.float() * direction[name]).sum()
+            ends.append(parts)
+    return {group: torch.stack([end[group] for end in ends]) for group in set(groups.values())}
+
+
+def _groups(sites: list[Site]) -> dict[str, str]:
+    """For each layer and each parameter the layer it is compared with; layers that share a parameter go together."""
+    groups: dict[str, str] = {}
+    for site in sites:
+        known = [groups[name] for name in site.names.values() if name in groups]
+        own = known[0] if known else site.name
+        merged = set(known)
+        groups = {key: own if group in merged else group for key, group in groups.items()}
+        groups.update(dict.fromkeys((site.name, *site.names.values()), own))
+    return groups
+
+
+class _Random(Mapping[str, Tensor]):
+    """A random direction that is drawn where it is read, parameter by parameter, and never kept."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self.parameters = parameters
+
+    def __getitem__(self, name: str) -> Tensor:
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        parameter = self.parameters[name]
+        return torch.randn(parameter.shape, generator=generator).to(parameter.device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parameters)
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+
+def _row_dots(rows: Tensor, direction: Tensor) -> Tensor:
+    return (rows.float() * direction).flatten(1).sum(1)

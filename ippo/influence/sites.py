@@ -55,7 +55,7 @@ class Site:
         with torch.enable_grad(), forward_ad.dual_level(), ForwardMode():
             duals = {own: forward_ad.make_dual(self.parameters[own], tangent) for own, tangent in along.items()}
             tangent = forward_ad.unpack_dual(self._forward(duals, args, kwargs))[1]
-        return b.new_zeros(len(b), dtype=torch.float32) if tangent is None else _row_dots(b, tangent)
+        return b.new_zeros(len(b), dtype=torch.float32) if tangent is None else _row_dots(tangent.clone(), b)
 
     def gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
         """The gradient of every own parameter, summed over the rows, in float32 at least."""
@@ -112,7 +112,7 @@ class LinearSite(Site):
         scores = b.new_zeros(len(b), dtype=torch.float32)
         if "weight" in along:
             v = (along["weight"].T if self.transposed else along["weight"]).to(b)  # [out, in]
-            scores = _row_dots(a, b @ v) if v.shape[1] <= v.shape[0] else _row_dots(b, a.to(b) @ v.T)
+            scores = _row_dots(b @ v, a) if v.shape[1] <= v.shape[0] else _row_dots(a.to(b) @ v.T, b)
         if "bias" in along:
             scores = scores + self.bias_gradients(b) @ along["bias"].float()
         return scores
@@ -154,7 +154,7 @@ class EmbeddingSite(Site):
     def dots(self, arguments: Arguments, b: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
         """sum_t b_t . V[id_t]"""
         ids, b = self._trained(arguments, b)
-        return _row_dots(b, self.along(direction)["weight"][ids])
+        return _row_dots(self.along(direction)["weight"][ids], b)
 
     def gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
         ids, b = self._trained(arguments, b)
@@ -185,7 +185,7 @@ class LayerNormSite(Site):
         along, norm = self.along(direction), self._norm
         weight = along.get("weight", torch.zeros_like(norm.weight))
         a = _input(arguments)
-        return _row_dots(b, layer_norm(a, norm.normalized_shape, weight.to(a), None, norm.eps)) + self._bias(b, along)
+        return _row_dots(layer_norm(a, norm.normalized_shape, weight.to(a), None, norm.eps), b) + self._bias(b, along)
 
     def row_gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
         a, norm = _input(arguments), self._norm
@@ -267,6 +267,7 @@ def _in_time(values: Tensor) -> Tensor:
     return values.unsqueeze(1) if values.dim() == 2 else values.flatten(1, -2)
 
 
-def _row_dots(left: Tensor, right: Tensor) -> Tensor:
-    """[n] float32 dot products of the rows, accumulated in float32."""
-    return (left.float() * right.float()).flatten(1).sum(1)
+def _row_dots(scratch: Tensor, other: Tensor) -> Tensor:
+    """[n] float32 dot products of the rows, accumulated in float32. Overwrites ``scratch``: memory costs more than
+    arithmetic here."""
+    return scratch.float().mul_(other).flatten(1).sum(1)

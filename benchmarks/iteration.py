@@ -164,29 +164,49 @@ def against_trl(python: str, rounds: int, iterations: int, threads: int) -> dict
 
 
 def with_filter(rounds: int, iterations: int) -> dict[str, float]:
-    """Plain and filtered iterations at four inner epochs on the embedded task."""
+    """Plain and filtered iterations at four inner epochs on the embedded task; scores in the pass that takes the old
+    log-probabilities, as they are by default, and in a pass of their own."""
     module, task = embedded_module(inner_epochs=4)
-    filtered = lambda: fit(module, task, iterations, InfluenceFilterCallback()).seconds  # noqa: E731
-    return in_turn(rounds, plain=lambda: fit(module, task, iterations).seconds, filtered=filtered)
+
+    def filtered(**options: Any) -> Callable[[], list[float]]:
+        return lambda: fit(module, task, iterations, InfluenceFilterCallback(**options)).seconds
+
+    return in_turn(
+        rounds,
+        plain=lambda: fit(module, task, iterations).seconds,
+        filtered=filtered(),
+        jvp_apart=filtered(scorer=ExactScorer("jvp"), one_pass=False),
+        ghost_apart=filtered(scorer=ExactScorer("ghost"), one_pass=False),
+    )
 
 
 def scoring(rounds: int) -> dict[str, float]:
-    """The jvp pass, and one forward and backward, over the same 256 episodes of the embedded task."""
+    """Scores of 256 episodes of the embedded task; their forward and backward; and their log-probabilities, plain and
+    with their slopes."""
     module, task = embedded_module(inner_epochs=1)
     batches = module.roll_out(columns(task.train[:64])).chunks(64)
-    policy = module.scored_module
+    policy, objective = module.scored_module, module.objective
     direction = {name: torch.randn_like(parameter) for name, parameter in policy.named_parameters()}
 
     def forward_backward() -> None:
         for batch in batches:
             policy.zero_grad()
-            module.policy_losses(policy, batch).sum().backward()
+            objective.losses(policy, batch).sum().backward()
 
-    def jvp() -> None:
-        ExactScorer("jvp").score(policy, module.policy_losses, batches, direction)
+    @torch.no_grad()
+    def logprobs() -> None:
+        for batch in batches:
+            objective.logprobs(policy, batch)
 
-    in_turn(2, jvp=lambda: timed(jvp), fb=lambda: timed(forward_backward))  # warm-up
-    return in_turn(rounds, jvp=lambda: timed(jvp), fb=lambda: timed(forward_backward))
+    measured = {
+        "fb": lambda: timed(forward_backward),
+        "logprobs": lambda: timed(logprobs),
+        "slopes": lambda: timed(lambda: ExactScorer("jvp").derivatives(policy, objective.logprobs, batches, direction)),
+        "jvp": lambda: timed(lambda: ExactScorer("jvp").score(policy, objective.losses, batches, direction)),
+        "ghost": lambda: timed(lambda: ExactScorer("ghost").score(policy, objective.losses, batches, direction)),
+    }
+    in_turn(2, **measured)  # warm-up
+    return in_turn(rounds, **measured)
 
 
 def growth(iterations: int) -> dict[str, float]:
@@ -216,10 +236,20 @@ def main() -> None:
         for name, label in (("shipped", "TRL's PPO as shipped"), ("trl", "TRL's PPO without its garbage collections")):
             lines.append(f"| {label} / plain iteration here | {t[name]:.2f} | {ours:.2f} | {t[name] / ours:.2f} |")
     t = with_filter(a.rounds, a.iterations)
-    ratio = t["filtered"] / t["plain"]
-    lines.append(f"| filtered / plain, four inner epochs | {t['filtered']:.2f} | {t['plain']:.2f} | {ratio:.2f} |")
+    for name, base, label in (
+        ("filtered", "plain", "filtered / plain, four inner epochs"),
+        ("filtered", "jvp_apart", "filtered / the same, jvp in a pass of its own"),
+        ("filtered", "ghost_apart", "filtered / the same, ghost in a pass of its own"),
+    ):
+        lines.append(f"| {label} | {t[name]:.2f} | {t[base]:.2f} | {t[name] / t[base]:.2f} |")
     t = scoring(4 * a.rounds)
-    lines.append(f"| jvp scores / forward and backward | {t['jvp']:.3f} | {t['fb']:.3f} | {t['jvp'] / t['fb']:.2f} |")
+    for name, base, label in (
+        ("jvp", "fb", "jvp scores / forward and backward"),
+        ("ghost", "fb", "ghost scores / forward and backward"),
+        ("slopes", "fb", "log-probabilities with slopes / forward and backward"),
+        ("logprobs", "fb", "log-probabilities alone / forward and backward"),
+    ):
+        lines.append(f"| {label} | {t[name]:.3f} | {t[base]:.3f} | {t[name] / t[base]:.2f} |")
     grown = ", ".join(f"{name} {ratio:.2f}" for name, ratio in growth(8 * a.iterations).items())
     page = [
         "# Seconds of one iteration",

@@ -111,11 +111,11 @@ def singles(batch: Batch) -> list[Batch]:
 def backends(options: argparse.Namespace) -> str:
     """Every backend on every model and shape, as multiples of one forward and backward."""
     rows = [backend_row(name, n, t, options) for name in options.models for n, t in SHAPES]
-    return f"""Multiples of one forward and backward of the same batch. *Loop* is one backward an episode, in batches of one;
-*projection* makes sketches of rank 16; *fused* scores and forms the gradient of the kept rows.
+    return f"""Multiples of one forward and backward of the same batch. *Loop* is one backward an episode, in batches of
+one; *projection* makes sketches of rank 16.
 
-| model | episodes × tokens | forward + backward, s | ghost | jvp | loop | fd | projection | fused | best exact |
-|---|---|---|---|---|---|---|---|---|---|
+| model | episodes × tokens | forward + backward, s | ghost | jvp | loop | fd | projection | best exact |
+|---|---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}"""
 
 
@@ -133,7 +133,6 @@ def backend_row(name: str, n: int, t: int, options: argparse.Namespace) -> str:
         "loop": score("loop", singles(batch)),
         "fd": score("fd", [batch]),
         "projection": lambda: RandomProjectionScorer(16).sketches(model, losses, [batch]),
-        "fused": lambda: score_and_backward(model, losses, batch, along, lambda scores: (scores > 0).float()),
     }
     seconds = timed(actions, rounds_of(name, options))
     ratios = {key: value / seconds["fb"] for key, value in seconds.items()}
@@ -145,6 +144,39 @@ def backend_row(name: str, n: int, t: int, options: argparse.Namespace) -> str:
 
 def rounds_of(name: str, options: argparse.Namespace) -> int:
     return options.rounds if name == "tiny" else options.large_rounds
+
+
+def fused(options: argparse.Namespace) -> str:
+    """A filtered step in one backward, against a plain one and against scoring first."""
+    rows = [fused_row(name, n, t, options) for name in options.models for n, t in SHAPES]
+    return f"""`score_and_backward`, its direction cached, as multiples of one forward and backward of the whole batch,
+beside scoring first (ghost) and then training on the rows that are kept.
+
+| model | episodes × tokens | kept | forward + backward, s | fused | score, then step |
+|---|---|---|---|---|---|
+{chr(10).join(rows)}"""
+
+
+def fused_row(name: str, n: int, t: int, options: argparse.Namespace) -> str:
+    model = make_model(name)
+    batch, along = make_batch(model, n, t), direction_of(model, t)
+    scorer = ExactScorer("ghost")
+    kept = (scorer.score(model, losses, [batch], along) > 0).nonzero().flatten()
+
+    def in_one() -> None:
+        model.zero_grad(set_to_none=True)
+        score_and_backward(model, losses, batch, along, lambda scores: (scores > 0).float())
+
+    def one_after_the_other() -> None:
+        scorer.score(model, losses, [batch], along)
+        forward_backward(model, Batch(*(part[kept] for part in batch)))
+
+    actions = {"fb": lambda: forward_backward(model, batch), "fused": in_one, "apart": one_after_the_other}
+    seconds = timed(actions, rounds_of(name, options))
+    ratios = {key: value / seconds["fb"] for key, value in seconds.items()}
+    print(name, n, t, len(kept), {key: round(value, 3) for key, value in ratios.items()}, flush=True)
+    cells = f"{len(kept)} | {seconds['fb']:.3f} | {ratios['fused']:.2f} | {ratios['apart']:.2f}"
+    return f"| {name} | {n} × {t} | {cells} |"
 
 
 def subsets(options: argparse.Namespace) -> str:
@@ -278,7 +310,7 @@ def ranks(options: argparse.Namespace) -> str:
 def peer(options: argparse.Namespace) -> str:
     """dattri-llm's data selection on the same rows: a pruned buffer of four epochs, and a single filtered step."""
     rows = [row for name in options.models if name != "smollm2" for row in peer_rows(name, rounds_of(name, options))]
-    return f"""Untied models, where both definitions are the same (a tied weight counts apart in each of its layers there).
+    return f"""Untied models, where both definitions are the same (the peer counts a tied weight apart in each layer).
 *Buffer*: ours takes a fresh direction, scores once and trains on the survivors; the peer selects in every step, with a
 fresh validation gradient each time, as its `target="val_loader"` does. *One step*: the direction is held on both sides;
 the peer's is the faster of a factorized and a summed target. *Score error* is the largest difference of scores, as a
@@ -367,6 +399,7 @@ def cheap_optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
 SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], str]]] = {
     "backends": ("Backends", backends),
+    "fused": ("One backward that scores and trains", fused),
     "subsets": ("Fewer parameters", subsets),
     "memory": ("Memory and time against the number of episodes", memory),
     "precision": ("bfloat16", precision),
@@ -397,10 +430,8 @@ def main() -> None:
         except ModuleNotFoundError as error:
             print(f"{key}: left out, {error}")
             continue
-        write(
-            title,
-            f"`{command}` · {options.threads} threads, {platform.machine()}, {versions}, float32 unless said.\n\n{body}",
-        )
+        where = f"{options.threads} threads, {platform.machine()}, {versions}, float32 unless said"
+        write(title, f"`{command}` · {where}.\n\n{body}")
 
 
 def write(title: str, body: str) -> None:

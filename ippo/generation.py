@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from ippo.data.demonstrations import pad_left
 from ippo.errors import require
 from ippo.modes import evaluation_mode
-from ippo.sequences import Sequences
+from ippo.sequences import Sequences, pad_left
 
 
 @dataclass(frozen=True)

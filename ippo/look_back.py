@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from ippo.influence.forward_mode import ForwardMode
+from ippo.models import ActorCritic, response_logprobs
+from ippo.options import PPOOptions
 from ippo.sequences import Sequences
 
 
@@ -25,3 +30,29 @@ class LookBack:
     sequences: Sequences
     logprobs: Tensor | None = None
     slopes: Tensor | None = None
+
+
+@torch.no_grad()
+def look_back(model: ActorCritic, look: LookBack, ppo: PPOOptions, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """[n, t] each: log-probabilities of the sampling policy and of the reference, and values.
+
+    Args:
+        model: policy, value and reference.
+        look: the responses; log-probabilities that it brings along are taken as they are.
+        ppo: without a KL penalty the reference is not asked.
+        temperature: at which the responses were sampled.
+    """
+    ids = look.sequences.response_ids
+    old, reference, values = (torch.zeros(ids.shape, device=ids.device) for _ in range(3))
+    for first, part in enumerate(look.sequences.chunks(ppo.micro_batch_size)):
+        start = first * ppo.micro_batch_size
+        block = (slice(start, start + len(part)), slice(part.response_ids.shape[1]))
+        if look.logprobs is None:
+            old[block] = response_logprobs(model.policy, part, temperature)
+        values[block] = model.values(part)
+        if ppo.kl_coef:
+            # The same kernels on both sides of the divergence: rounding must not look like it.
+            with nullcontext() if look.logprobs is None else ForwardMode():
+                reference[block] = model.reference_logprobs(part, temperature)
+    old = old if look.logprobs is None else look.logprobs
+    return old, (reference if ppo.kl_coef else old), values

@@ -21,20 +21,12 @@ from ippo.episodes import Episodes
 from ippo.errors import require
 from ippo.evaluation import Evaluation
 from ippo.events import emit
-from ippo.functional import (
-    aggregate,
-    clip_fraction,
-    entropy_loss,
-    kl_loss,
-    policy_loss,
-    token_entropy,
-    token_logprobs,
-    value_loss,
-)
+from ippo.functional import clip_fraction, kl_loss, value_loss
 from ippo.generation import HFGenerate, RolloutEngine, Sampling
 from ippo.influence import ValidationDirection
-from ippo.look_back import LookBack
-from ippo.models import ActorCritic, response_logits, response_logprobs
+from ippo.look_back import LookBack, look_back
+from ippo.models import ActorCritic
+from ippo.objective import PolicyObjective
 from ippo.options import EvaluationOptions, PPOOptions
 from ippo.ranks import largest, rank, total, world_size
 from ippo.rewards import RewardFunction
@@ -77,6 +69,7 @@ class PPOModule(L.LightningModule):
         self.automatic_optimization = False
         self.model, self.tokenizer, self.reward, self.check = model, tokenizer, reward, check
         self.ppo, self.sampling, self.evaluation = ppo, sampling, evaluation
+        self.objective = PolicyObjective(ppo, sampling.temperature)
         self.engine = engine if engine is not None else HFGenerate(tokenizer)
         self.validation, self.test = Evaluation(evaluation.samples), Evaluation(evaluation.samples)
         self.stopping_reason_message: str | None = None
@@ -114,7 +107,7 @@ class PPOModule(L.LightningModule):
         look = LookBack(sequences)
         if emit_look_back:
             look = emit(self.trainer, self, "on_look_back", look)
-        old_logprobs, reference_logprobs, values = self._look_back(look)
+        old_logprobs, reference_logprobs, values = look_back(self.model, look, self.ppo, self.sampling.temperature)
         episodes = Episodes(
             **vars(sequences),
             prompts=columns["prompt"],
@@ -146,9 +139,7 @@ class PPOModule(L.LightningModule):
                 optimizer.zero_grad()  # type: ignore[union-attr]
                 for micro in minibatch.chunks(self.ppo.micro_batch_size):
                     loss = self._loss(micro, sums) / size
-                    self.manual_backward(
-                        loss * world_size()
-                    )  # Lightning averages gradients over the ranks; this sums them
+                    self.manual_backward(loss * world_size())  # summed: Lightning averages gradients over the ranks
                 for parameters in self.model.parameter_groups().values():
                     nn.utils.clip_grad_norm_(parameters, self.ppo.max_grad_norm)
                 optimizer.step()  # type: ignore[union-attr]
@@ -156,37 +147,14 @@ class PPOModule(L.LightningModule):
         self.log("ppo/update_tokens", sums.pop("tokens", 0.0), sync_dist=True, reduce_fx="sum")
         self.log_dict({f"ppo/{name}": value / seen for name, value in sums.items()}, sync_dist=True)
 
-    # ---------------------------------------------------------------- the loss that is scored is the loss that is
-    # trained
-
     def policy_losses(self, policy: nn.Module, episodes: Episodes) -> Tensor:
         """[n] PPO loss of each episode, before its weight; what the influence filter scores."""
-        return self._policy_terms(policy, episodes)[0]
-
-    def losses_of_logprobs(self, logprobs: Tensor, episodes: Episodes) -> Tensor:
-        """[n] the same from [n, t] log-probabilities, an entropy bonus left out."""
-        ppo, mask, old = self.ppo, episodes.response_mask, episodes.old_logprobs
-        clips = (ppo.clip_low, ppo.clip_high, ppo.dual_clip)
-        losses = policy_loss(logprobs, old, episodes.advantages, mask, *clips, reduction=ppo.reduction)
-        if ppo.kl_place == "loss" and ppo.kl_coef:
-            penalty = kl_loss(logprobs, episodes.reference_logprobs, mask, ppo.kl_estimator, ppo.reduction)
-            losses = losses + ppo.kl_coef * penalty
-        return losses
-
-    def _policy_terms(self, policy: nn.Module, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        """[n] loss and [n, t] log-probabilities."""
-        logits = response_logits(policy, episodes)
-        logprobs = token_logprobs(logits, episodes.response_ids, self.sampling.temperature)
-        losses = self.losses_of_logprobs(logprobs, episodes)
-        if self.ppo.entropy_coef:
-            entropy = token_entropy(logits, self.sampling.temperature)
-            losses = losses + self.ppo.entropy_coef * entropy_loss(entropy, episodes.response_mask, self.ppo.reduction)
-        return losses, logprobs
+        return self.objective.losses(policy, episodes)
 
     def _loss(self, episodes: Episodes, sums: dict[str, float]) -> Tensor:
         """Sum of the episodes' policy and value losses; their means are added up in ``sums`` for the curves."""
         ppo, mask = self.ppo, episodes.response_mask
-        policy, logprobs = self._policy_terms(self.model.policy, episodes)
+        policy, logprobs = self.objective.terms(self.model.policy, episodes)
         values = self.model.values(episodes)
         value = value_loss(values, episodes.values, episodes.returns, mask, ppo.value_clip, ppo.reduction)
         counted = episodes.weights > 0
@@ -218,22 +186,6 @@ class PPOModule(L.LightningModule):
         """What the minibatch's sum of losses is divided by: its episodes, or their tokens, over all ranks."""
         share = torch.ones_like(minibatch.lengths) if self.ppo.reduction == "mean" else minibatch.lengths
         return total(share[minibatch.weights > 0].sum()).clamp(min=1)
-
-    @torch.no_grad()
-    def _look_back(self, look: LookBack) -> tuple[Tensor, Tensor, Tensor]:
-        """[n, t] each: log-probabilities of the sampling policy and of the reference, and values."""
-        sequences, temperature = look.sequences, self.sampling.temperature
-        old, reference, values = (torch.zeros(sequences.response_ids.shape, device=self.device) for _ in range(3))
-        for first, part in enumerate(sequences.chunks(self.ppo.micro_batch_size)):
-            start = first * self.ppo.micro_batch_size
-            block = (slice(start, start + len(part)), slice(part.response_ids.shape[1]))
-            if look.logprobs is None:
-                old[block] = response_logprobs(self.model.policy, part, temperature)
-            values[block] = self.model.values(part)
-            if self.ppo.kl_coef:
-                reference[block] = self.model.reference_logprobs(part, temperature)
-        old = old if look.logprobs is None else look.logprobs
-        return old, (reference if self.ppo.kl_coef else old), values
 
     # ---------------------------------------------------------------- validation and test
 
@@ -272,20 +224,6 @@ class PPOModule(L.LightningModule):
         """The direction of I-PPO: the gradient of the mean SFT loss on the data module's gold solutions."""
         gold = encode_demonstrations(self.tokenizer, self.trainer.datamodule.gold, self._context, "gold")  # type: ignore[attr-defined]
         return ValidationDirection(gold.to(self.device).chunks(self.ppo.micro_batch_size), demonstration_loss)
-
-    def response_logprobs(self, policy: nn.Module, sequences: Sequences) -> Tensor:
-        """[n, t] log-probabilities of the responses, as they were sampled."""
-        return response_logprobs(policy, sequences, self.sampling.temperature)
-
-    def return_losses(self, policy: nn.Module, episodes: Episodes) -> Tensor:
-        """[n] -log pi A, each token with its own advantage: what IIF holds a buffer against."""
-        logprobs = self.response_logprobs(policy, episodes)
-        return aggregate(-logprobs * episodes.advantages, episodes.response_mask, self.ppo.reduction)
-
-    def answer_return_losses(self, policy: nn.Module, episodes: Episodes) -> Tensor:
-        """[n] -log pi(y | x) A, each whole response with the advantage of its last token: IIF's form for RLHF."""
-        logprobs = aggregate(self.response_logprobs(policy, episodes), episodes.response_mask, "sum")
-        return -logprobs * episodes.advantages.gather(1, episodes.lengths.unsqueeze(1) - 1).squeeze(1)
 
     def validation_rollout(self) -> list[Episodes]:
         """Fresh episodes on the gold problems, as many of them as an iteration has prompts."""

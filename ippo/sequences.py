@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -95,3 +95,18 @@ class Sequences:
         return dataclasses.replace(
             self, **{name: change(name, value) for name, value in values.items() if value is not None}
         )
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as ([n, s] ids, [n, s] bool mask), padded on the left.
+
+    Example:
+        >>> pad_left([[5], [6, 7]], pad=0)
+        (tensor([[0, 5],
+                [6, 7]]), tensor([[False,  True],
+                [ True,  True]]))
+    """
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
+    return ids, mask

@@ -514,8 +514,8 @@ def test_pinned_run(
     expected = {
         "reward/mean": [0.0625, 0.3125, 0.5625],
         "influence/kept_fraction": [0.3125, 0.625, 0.4375],
-        "ppo/policy_loss": [0.128522, -0.222734, -0.107749],
-        "ppo/value_loss": [0.0, 0.145961, 0.211288],
+        "ppo/policy_loss": [0.128522, -0.223542, -0.106863],
+        "ppo/value_loss": [0.0, 0.145961, 0.206231],
     }
     for name, values in expected.items():
-        assert [curves[name] for curves in recorder.curves] == pytest.approx(values, rel=1e-3, abs=1e-4), name
+        assert [curves[name] for curves in recorder.curves] == pytest.approx(values, rel=1e-3, abs=1e-6), name

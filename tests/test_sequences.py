@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ippo.sequences import Sequences
+from ippo.sequences import Sequences, pad_left
 
 
 @pytest.fixture
@@ -88,3 +88,10 @@ def test_nothing_is_changed_in_place(ragged: Sequences) -> None:
 
 def test_to_moves_every_tensor(ragged: Sequences) -> None:
     assert {value.device.type for value in vars(ragged.to("meta")).values()} == {"meta"}
+
+
+def test_pad_left() -> None:
+    ids, mask = pad_left([[1, 2, 3], [4], [5, 9]], pad=9)
+    assert ids.tolist() == [[1, 2, 3], [9, 9, 4], [9, 5, 9]]
+    assert mask.tolist() == [[True] * 3, [False, False, True], [False, True, True]]  # a real token may equal pad
+    assert mask.dtype == torch.bool

@@ -30,7 +30,7 @@ from ippo.influence import (
     judge,
 )
 from ippo.influence.direction import resolve
-from ippo.influence.exact import scores_from_slopes
+from ippo.influence.exact import token_scores_from_slopes
 from ippo.look_back import LookBack
 from ippo.ranks import gather
 from ippo.rewards import ChainClass
@@ -57,6 +57,7 @@ class InfluenceFilterCallback(L.Callback):
         losses: ``losses(module, episodes) -> [n]``; None takes the module's own ``policy_losses``.
         one_pass: where scorer, direction and loss allow it, score in the pass that takes the old log-probabilities,
             which PPO needs anyway.
+        token_scores: also note each token's part of the score, for the episode files; needs ``one_pass``.
 
     Raises:
         UsageError: if an option is out of range; at the start of training, if the direction does not fit the module.
@@ -74,13 +75,14 @@ class InfluenceFilterCallback(L.Callback):
         batch_size: int = 64,
         losses: Losses | None = None,
         one_pass: bool = True,
+        token_scores: bool = False,
     ) -> None:
         require(0.0 <= min_survival <= 1.0, "min_survival", min_survival, "use a share between 0 (never stop) and 1")
         require(patience >= 1, "patience", patience, "use a whole number of iterations, at least 1")
         require(on_empty in ("skip", "keep_all", "stop"), "on_empty", on_empty, "use skip, keep_all or stop")
         require(batch_size >= 1, "batch_size", batch_size, "use at least 1")
         self.scorer = scorer if scorer is not None else ExactScorer()
-        self.direction, self.losses, self.one_pass = direction, losses, one_pass
+        self.direction, self.losses, self.one_pass, self.token_scores = direction, losses, one_pass, token_scores
         self.keep = keep if keep is not None else PositiveScore()
         self.weight = weight if weight is not None else Proportional()
         self.min_survival, self.patience, self.on_empty, self.batch_size = min_survival, patience, on_empty, batch_size
@@ -95,6 +97,9 @@ class InfluenceFilterCallback(L.Callback):
         self.stopping_reason_message = None
         direction = self.direction if self.direction is not None else ValidationDirection()
         self._along = direction.bind(module) if isinstance(direction, Direction) else direction
+        if self.token_scores:
+            remedy = "it needs one_pass, ExactScorer in forward mode, float32 and a direction apart from the buffer"
+            require(self._in_one_pass(module), "token_scores", True, remedy)
         if not self._needs_buffer:
             with isolate_rng():  # a direction may sample; a resumed run tries it once more and must draw the same
                 resolve(self._along, module.scored_module)
@@ -107,7 +112,7 @@ class InfluenceFilterCallback(L.Callback):
         with stopwatch(pl_module, "score") as lap:
             batches = look.sequences.chunks(self.batch_size)
             scorer: Any = self.scorer
-            found = scorer.derivatives(module.scored_module, module.response_logprobs, batches, self._along)
+            found = scorer.derivatives(module.scored_module, module.objective.logprobs, batches, self._along)
         self._seconds = lap.seconds
         width = look.sequences.response_ids.shape[1]
         logprobs, slopes = (functional.pad(values, (0, width - values.shape[1])) for values in found)
@@ -116,7 +121,8 @@ class InfluenceFilterCallback(L.Callback):
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, episodes: Episodes) -> Episodes:
         """Score, keep, weigh; returns the survivors."""
         with stopwatch(pl_module, "score", already=self._seconds):
-            scores, own = gather(self._score(pl_module, episodes))
+            episodes, scores = self._score(pl_module, episodes)
+            scores, own = gather(scores)
             rewards, groups = gather(episodes.rewards)[0], gather(episodes.groups)[0]
             verdict = judge(scores, rewards, groups, self.keep, self.weight)
         self._seconds = 0.0
@@ -128,14 +134,18 @@ class InfluenceFilterCallback(L.Callback):
         mine = verdict.part(own)
         return episodes.reweight(mine.weights).select(mine.kept, mine.reasons)
 
-    def _score(self, module: Any, episodes: Episodes) -> Tensor:
+    def _score(self, module: Any, episodes: Episodes) -> tuple[Episodes, Tensor]:
         if episodes.slopes is not None and self._in_one_pass(module):
-            of_logprobs = partial(module.losses_of_logprobs, episodes=episodes)
-            return scores_from_slopes(of_logprobs, episodes.old_logprobs, episodes.slopes)
+            of_logprobs = partial(module.objective.of_logprobs, episodes=episodes)
+            tokens = token_scores_from_slopes(of_logprobs, episodes.old_logprobs, episodes.slopes)
+            if self.token_scores:
+                rows = [row[mask].tolist() for row, mask in zip(tokens, episodes.response_mask, strict=True)]
+                episodes = episodes.annotate(token_scores=rows)
+            return episodes, tokens.sum(1)
         losses = self.losses if self.losses is not None else module.policy_losses
         self.scorer.observe(module.scored_module, _learning_rate(module))
         scores = self.scorer.score(module.scored_module, losses, episodes.chunks(self.batch_size), self._along)
-        return scores.to(episodes.rewards)
+        return episodes, scores.to(episodes.rewards)
 
     def _in_one_pass(self, module: Any) -> bool:
         """Whether the loss depends on the parameters through the old log-probabilities alone, the direction not at all
@@ -144,7 +154,7 @@ class InfluenceFilterCallback(L.Callback):
             return False
         # In half precision the two passes round differently, and PPO's ratios would not start at 1.
         precise = next(module.scored_module.parameters()).dtype == torch.float32
-        return precise and hasattr(module, "losses_of_logprobs") and not module.ppo.entropy_coef
+        return precise and hasattr(module, "objective") and module.objective.is_of_logprobs
 
     @property
     def _needs_buffer(self) -> bool:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from ippo.data.task import Rows, Task
 from ippo.errors import require
-from ippo.sequences import Sequences
+from ippo.sequences import Sequences, pad_left
 
 
 def encode_demonstrations(tokenizer: PreTrainedTokenizerBase, rows: Rows, context: int, split: str) -> Sequences:
@@ -54,18 +51,3 @@ def require_fit(tokenizer: PreTrainedTokenizerBase, task: Task, context: int, ma
         found = f"it has {lengths[longest]} tokens, and max_new_tokens leaves {room} of the context of {context}"
         remedy = f"{found}: remove it or lower sampling.max_new_tokens"
         require(lengths[longest] <= room, f"task.{split}[{longest}]", prompts[longest][:80], remedy)
-
-
-def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of token ids as ([n, s] ids, [n, s] bool mask), padded on the left.
-
-    Example:
-        >>> pad_left([[5], [6, 7]], pad=0)
-        (tensor([[0, 5],
-                [6, 7]]), tensor([[False,  True],
-                [ True,  True]]))
-    """
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
-    return ids, mask

@@ -47,8 +47,8 @@ class Direction(ABC):
         """This direction with what it left open taken from whoever runs the training.
 
         Args:
-            host: a LightningModule, asked for ``validation_direction()``, ``return_losses``, ``optimizers()`` and the
-                like only where a direction needs them.
+            host: a LightningModule, asked for ``validation_direction()``, ``objective``, ``optimizers()`` and the like
+                only where a direction needs them.
         """
         return self
 

@@ -51,7 +51,8 @@ class ReturnDirection(Direction):
             ``"validation"``, fresh answers to the validation prompts, each whole answer with the advantage of its last
             token (the form for RLHF).
         loss: ``loss(module, batch) -> [n]``, the -log pi A of each episode. Left out, it and the batches come from
-            whoever runs the training: ``return_losses(module, batch)``, and ``validation_rollout()`` for answers.
+            whoever runs the training: ``objective.returns``, or ``objective.answer_returns`` of
+            ``validation_rollout()``.
         batches: the episodes of ``on="validation"``, or a function that samples them.
     """
 
@@ -69,8 +70,8 @@ class ReturnDirection(Direction):
         if self.loss is not None:
             return self
         if self.on == "buffer":
-            return ReturnDirection("buffer", host.return_losses)
-        return ReturnDirection("validation", host.answer_return_losses, host.validation_rollout)
+            return ReturnDirection("buffer", host.objective.returns)
+        return ReturnDirection("validation", host.objective.answer_returns, host.validation_rollout)
 
     def compute(self, module: nn.Module, buffer: Buffer | None = None) -> dict[str, Tensor]:
         """The mean gradient of the returns, over all ranks.

@@ -153,7 +153,7 @@ class ExactScorer(Scorer):
         self._why, self.choice = why, f"{backend}: {why}"
 
 
-def scores_from_slopes(losses: Callable[[Tensor], Tensor], logprobs: Tensor, slopes: Tensor) -> Tensor:
+def token_scores_from_slopes(losses: Callable[[Tensor], Tensor], logprobs: Tensor, slopes: Tensor) -> Tensor:
     """Scores by the chain rule, from a pass that was made before the losses were known.
 
     Args:
@@ -162,14 +162,14 @@ def scores_from_slopes(losses: Callable[[Tensor], Tensor], logprobs: Tensor, slo
         slopes: [n, t] their derivative along the direction.
 
     Returns:
-        [n] sum_t dloss_i / dlogprob_it * slope_it.
+        [n, t] dloss_i / dlogprob_it * slope_it, whose sum over t is the episode's score.
 
     Example:
         >>> squares = lambda logprobs: (logprobs**2).sum(1)
-        >>> scores_from_slopes(squares, torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 1.0]]))  # 2 * 3 + 4 * 1
-        tensor([10.])
+        >>> token_scores_from_slopes(squares, torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 1.0]]))  # 2 * 3, 4 * 1
+        tensor([[6., 4.]])
     """
     with torch.enable_grad():
         leaves = logprobs.detach().requires_grad_()
         (gradients,) = torch.autograd.grad(losses(leaves).sum(), leaves)
-    return (gradients * slopes).sum(1)
+    return gradients * slopes

@@ -78,8 +78,7 @@ def score_and_backward(
         targets = trainable(module)
         while kept:
             site, arguments, b = kept.pop()
-            rows = weights.to(b).view(-1, *(1 for _ in b.shape[1:]))
-            for own, gradient in site.gradients(arguments, b * rows).items():
+            for own, gradient in site.gradients(arguments, b, weights.float()).items():
                 _add(targets[site.names[own]], gradient)
     return scores
 

@@ -67,10 +67,14 @@ def scored(module: nn.Module, subset: Subset = None) -> Iterator[None]:
     """The state for scoring: dropout off, no parameter trainable outside the subset; afterwards all as it was.
 
     Raises:
-        UsageError: if the module is compiled, or the subset does not fit it.
+        UsageError: if the module is compiled or quantised, or the subset does not fit it.
     """
     compiled = [name or "the module itself" for name, part in module.named_modules() if hasattr(part, "_orig_mod")]
     require(not compiled, "module", f"compiled in {compiled[:1]}", "score the uncompiled module, compiled._orig_mod")
+    quantised = [name for name, part in module.named_modules() if "ao.nn.quantized" in type(part).__module__]
+    require(
+        not quantised, "module", f"quantised in {quantised[:1]}", "its layers have no gradient: score the float one"
+    )
     chosen = choose(module, subset)
     others = [parameter for name, parameter in trainable(module).items() if name not in chosen]
     for parameter in others:

@@ -8,6 +8,7 @@ torch, alone, with its inputs held fixed. Rows of ``a`` and ``b`` are episodes: 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,6 @@ from torch.func import functional_call
 from torch.nn.functional import layer_norm
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils import _pytree as pytree
-from transformers.pytorch_utils import Conv1D
 
 from ippo.influence.forward_mode import ForwardMode
 from ippo.influence.parameters import trainable
@@ -57,9 +57,10 @@ class Site:
             tangent = forward_ad.unpack_dual(self._forward(duals, args, kwargs))[1]
         return b.new_zeros(len(b), dtype=torch.float32) if tangent is None else _row_dots(tangent.clone(), b)
 
-    def gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
-        """The gradient of every own parameter, summed over the rows, in float32 at least."""
+    def gradients(self, arguments: Arguments, b: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """The gradient of every own parameter: the sum of the rows' gradients times [n] ``weights``."""
         args, kwargs = arguments
+        b = b * _like(weights, b)
         parameters = {own: value.requires_grad_() for own, value in self.parameters.items()}
         with torch.enable_grad():
             output = self._forward(parameters, args, kwargs)
@@ -104,7 +105,7 @@ class LinearSite(Site):
 
     @property
     def transposed(self) -> bool:
-        return isinstance(self.module, Conv1D)
+        return not isinstance(self.module, nn.Linear)
 
     def dots(self, arguments: Arguments, b: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
         """sum_t b_t' V a_t, with the product taken on the narrower side."""
@@ -117,10 +118,14 @@ class LinearSite(Site):
             scores = scores + self.bias_gradients(b) @ along["bias"].float()
         return scores
 
-    def gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
-        left, right = self._factors(arguments, b)
+    def gradients(self, arguments: Arguments, b: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """Rows of weight 0 leave before the product, and the narrower factor takes the weights."""
+        kept = weights.nonzero().flatten()
+        left, right = (factor.index_select(0, kept) for factor in self._factors(arguments, b))
+        scale = _like(weights[kept], left)
+        left, right = (left * scale, right) if left.shape[2] <= right.shape[2] else (left, right * scale)
         found = {"weight": left.flatten(0, 1).T @ right.flatten(0, 1)} if "weight" in self.names else {}
-        return {**found, "bias": self.bias_gradients(b).sum(0)} if "bias" in self.names else found
+        return {**found, "bias": weights @ self.bias_gradients(b)} if "bias" in self.names else found
 
     def row_gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
         left, right = self._factors(arguments, b)
@@ -156,10 +161,10 @@ class EmbeddingSite(Site):
         ids, b = self._trained(arguments, b)
         return _row_dots(self.along(direction)["weight"][ids], b)
 
-    def gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
+    def gradients(self, arguments: Arguments, b: Tensor, weights: Tensor) -> dict[str, Tensor]:
         ids, b = self._trained(arguments, b)
         table = b.new_zeros(self.parameters["weight"].shape)
-        return {"weight": table.index_add_(0, ids.flatten(), b.flatten(0, 1))}
+        return {"weight": table.index_add_(0, ids.flatten(), (b * _like(weights, b)).flatten(0, 1))}
 
     def row_gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
         ids, b = self._trained(arguments, b)
@@ -232,12 +237,9 @@ def _site(name: str, module: nn.Module, canonical: Mapping[int, str]) -> Site | 
     names = {local: canonical[id(parameter)] for local, parameter in own.items() if id(parameter) in canonical}
     if not names:
         return None
-    for plain, kind in (
-        (nn.Linear, LinearSite),
-        (Conv1D, LinearSite),
-        (nn.Embedding, EmbeddingSite),
-        (nn.LayerNorm, LayerNormSite),
-    ):
+    library = sys.modules.get("transformers.pytorch_utils")  # without it there is no Conv1D to be met
+    conv1d: list[tuple[Any, type[Site]]] = [(library.Conv1D, LinearSite)] if library else []
+    for plain, kind in [*_FORMULAS, *conv1d]:
         # A subclass with a forward of its own (a scaled embedding, a wrapped layer) is not that formula any more.
         if type(module).forward is plain.forward and "forward" not in vars(module):
             return kind(name, module, names)
@@ -252,7 +254,6 @@ def _input(arguments: Arguments) -> Tensor:
 
 _FORMULAS: tuple[tuple[type[nn.Module], type[Site]], ...] = (
     (nn.Linear, LinearSite),
-    (Conv1D, LinearSite),
     (nn.Embedding, EmbeddingSite),
     (nn.LayerNorm, LayerNormSite),
 )
@@ -260,6 +261,11 @@ _FORMULAS: tuple[tuple[type[nn.Module], type[Site]], ...] = (
 
 def _has_rows(leaf: Any, n: int) -> bool:
     return isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == n
+
+
+def _like(weights: Tensor, values: Tensor) -> Tensor:
+    """[n] -> [n, 1, ...], to multiply [n, ...] values by."""
+    return weights.to(values.dtype).view(-1, *(1 for _ in values.shape[1:]))
 
 
 def _in_time(values: Tensor) -> Tensor:

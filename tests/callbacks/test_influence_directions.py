@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ippo import Episodes, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback, ReproducibleState
+from ippo.errors import UsageError
 from ippo.generation import Sampling
 from ippo.influence import (
     AdamPreconditioned,
@@ -276,6 +277,20 @@ class TestOnePass:
         assert look.logprobs is None
         assert look.slopes is None
         assert scores(episodes).isfinite().all()
+
+    def test_token_scores_are_noted_where_asked_for(self, fit: Any, tmp_path: Path) -> None:
+        episodes, _ = fit(keep_all(token_scores=True))
+        noted = episodes.notes["token_scores"]
+        assert [len(row) for row in noted] == episodes.lengths.tolist()
+        assert_same(torch.tensor([sum(row) for row in noted]), scores(episodes))
+        episodes.save(tmp_path / "episodes.parquet")
+        assert Episodes.load(tmp_path / "episodes.parquet").notes["token_scores"] == noted
+        assert "token_scores" not in fit(keep_all())[0].notes
+
+    @pytest.mark.parametrize("options", [{"one_pass": False}, {"scorer": ExactScorer("ghost")}], ids=str)
+    def test_token_scores_are_refused_where_there_are_none(self, fit: Any, options: dict[str, Any]) -> None:
+        with pytest.raises(UsageError, match="token_scores = True: it needs one_pass"):
+            fit(keep_all(token_scores=True, **options))
 
     def test_an_entropy_bonus_is_scored_all_the_same(self, fit: Any) -> None:
         (one, _), (two, _) = (fit(keep_all(ExactScorer(name)), entropy_coef=0.1) for name in ("jvp", "loop"))

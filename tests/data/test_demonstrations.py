@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from transformers import PreTrainedTokenizerFast
 
 from ippo.data import Task
-from ippo.data.demonstrations import encode_demonstrations, pad_left
+from ippo.data.demonstrations import encode_demonstrations
 from ippo.errors import UsageError
 from ippo.sequences import Sequences
 
@@ -49,10 +48,3 @@ def test_refuses_a_row_longer_than_the_context_by_name(tokenizer: PreTrainedToke
 def test_refuses_no_rows(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UsageError, match=r"task\.gold = 0: give at least one row"):
         encode_demonstrations(tokenizer, [], 64, "gold")
-
-
-def test_pad_left() -> None:
-    ids, mask = pad_left([[1, 2, 3], [4], [5, 9]], pad=9)
-    assert ids.tolist() == [[1, 2, 3], [9, 9, 4], [9, 5, 9]]
-    assert mask.tolist() == [[True] * 3, [False, False, True], [False, True, True]]  # a real token may equal pad
-    assert mask.dtype == torch.bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -324,7 +325,7 @@ class TestBinding:
     class Host:
         def __init__(self, module: nn.Module) -> None:
             self.optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
-            self.gold, self.return_losses, self.answer_return_losses = torch.randn(3, 5), cubes, cubes
+            self.gold, self.objective = torch.randn(3, 5), SimpleNamespace(returns=cubes, answer_returns=cubes)
 
         def validation_direction(self) -> ValidationDirection:
             return ValidationDirection([self.gold], squares)

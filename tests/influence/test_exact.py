@@ -224,3 +224,11 @@ class TestOnAnyModule:
 def test_refuses_an_unknown_backend() -> None:
     with pytest.raises(UsageError, match="backend = 'magic': use one of auto, jvp, ghost, loop, fd"):
         ExactScorer("magic")  # type: ignore[arg-type]
+
+
+def test_refuses_a_quantised_module() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    quantised = torch.ao.quantization.quantize_dynamic(module, {nn.Linear})
+    along = {name: torch.ones_like(parameter) for name, parameter in quantised.named_parameters()}
+    with pytest.raises(UsageError, match=r"module = \"quantised in \['0'\]\": its layers have no gradient"):
+        ExactScorer().score(quantised, lambda module, batch: module(batch).sum(1), [torch.randn(2, 3)], along)

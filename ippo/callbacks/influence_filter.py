@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
+from lightning.pytorch.utilities.rank_zero import WarningCache, rank_zero_info
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor, nn
 from torch.nn import functional
 
+from ippo.callbacks.audit import Audit, RowId
+from ippo.callbacks.batch_rows import Undo, column, count_rows, drop_rows, set_weight
+from ippo.callbacks.buffers import DictBuffer, as_buffer
+from ippo.callbacks.filter_curves import log_verdict
+from ippo.callbacks.reference import DirectionHost, Reference
+from ippo.callbacks.skipped_step import skip_step
+from ippo.callbacks.survival import SurvivalStop
 from ippo.episodes import Episodes
 from ippo.errors import require
 from ippo.influence import (
+    BufferDirection,
     Direction,
     ExactScorer,
     KeepRule,
@@ -24,40 +35,60 @@ from ippo.influence import (
     PositiveScore,
     Proportional,
     Scorer,
+    Uniform,
     ValidationDirection,
     Verdict,
     WeightRule,
     judge,
 )
-from ippo.influence.direction import resolve
 from ippo.influence.exact import token_scores_from_slopes
+from ippo.influence.parameters import trainable
 from ippo.look_back import LookBack
 from ippo.ranks import gather
-from ippo.rewards import ChainClass
 from ippo.stopwatch import stopwatch
 
 
 class InfluenceFilterCallback(L.Callback):
-    """Keeps the episodes whose policy gradient agrees with a reference direction (I-PPO, arXiv 2604.01597).
+    """Keeps the episodes whose gradient agrees with a reference direction (I-PPO, arXiv 2604.01597).
 
-    Once an iteration, before the first update, each episode is scored by the dot product of its loss gradient with the
-    direction. ``keep`` decides who stays, ``weight`` how much each counts, and training stops by itself when too few
-    survive for too long. Keep rule, weights and the decision to stop see the buffers of all ranks together.
+    Each episode is scored by the dot product of its loss gradient with the direction. ``keep`` decides who stays,
+    ``weight`` how much each counts, and training stops by itself when too few survive for too long. Keep rule, weights
+    and the decision to stop see the episodes of all ranks together.
+
+    Two units of work, with the same options:
+
+    - ``"buffer"``: rollouts. The module calls ``emit(trainer, self, "on_rollout_end", episodes)``, as
+      :class:`ippo.PPOModule` does, and trains on what comes back.
+    - ``"batch"``: the batches of any LightningModule, whose ``training_step`` stays as it is. Before each step, in
+      Lightning's own ``on_train_batch_start``, rows leave the batch in place; after it they are back.
 
     Args:
-        scorer: what computes the scores.
-        direction: the gradient to agree with; None takes the gold solutions of the module's data.
+        scorer: what computes the scores; its ``parameters`` say which parameters of the module count.
+        direction: the gradient to agree with. None takes the module's gold solutions for a buffer, and for a batch
+            its own mean gradient.
         keep: which episodes stay.
-        weight: weights of those that stay.
+        weight: weights of those that stay; None is proportional to the score wherever weights are heard.
         min_survival: stop when a smaller share than this survives ...
-        patience: ... in this many iterations in a row.
+        patience: ... in this many iterations or scored batches in a row.
         on_empty: when nothing survives, ``"skip"`` the update, ``"keep_all"`` of the episodes at weight 1, or
             ``"stop"``.
-        batch_size: episodes scored at a time; bounds memory, changes no score.
-        losses: ``losses(module, episodes) -> [n]``; None takes the module's own ``policy_losses``.
+        batch_size: episodes of a buffer scored at a time; bounds memory, changes no score.
+        losses: ``losses(module, episodes or batch) -> [n]``, one loss a row. None takes the module's ``policy_losses``.
         one_pass: where scorer, direction and loss allow it, score in the pass that takes the old log-probabilities,
             which PPO needs anyway.
         token_scores: also note each token's part of the score, for the episode files; needs ``one_pass``.
+        unit: ``"buffer"`` or ``"batch"``.
+        action: ``"drop"`` what is not kept, or leave all in place and only set ``weight``: 0 for them, and 1 on the
+            mean over all, so that the mean of weight times loss is a mean over the kept.
+        every_n_batches: filter one training batch in so many; the others pass as they are.
+        warmup_batches: training batches that pass before the first is filtered.
+        direction_every_n_batches: how long a computed direction is used before it is computed anew.
+        direction_rows: gold rows read for a direction, in whole batches, each time the next ones; None for all.
+        dry_run: score and log, but drop, weigh and stop nothing: what to turn on first.
+        audit: directory, inside the trainer's root directory, for parquet files of every decision.
+        row_id: what the audit files call a row; see :data:`ippo.callbacks.audit.RowId`.
+        select: ``select(batch, kept) -> None`` drops rows of a batch in place, for batches of a type of their own.
+        name: the group of the curves; two filters in one trainer need two.
 
     Raises:
         UsageError: if an option is out of range; at the start of training, if the direction does not fit the module.
@@ -76,139 +107,295 @@ class InfluenceFilterCallback(L.Callback):
         losses: Losses | None = None,
         one_pass: bool = True,
         token_scores: bool = False,
+        unit: Literal["buffer", "batch"] = "buffer",
+        action: Literal["drop", "weight"] = "drop",
+        every_n_batches: int = 1,
+        warmup_batches: int = 0,
+        direction_every_n_batches: int = 1,
+        direction_rows: int | None = None,
+        dry_run: bool = False,
+        audit: str | Path | None = None,
+        row_id: RowId = None,
+        select: Callable[[Any, Tensor], None] | None = None,
+        name: str = "influence",
     ) -> None:
-        require(0.0 <= min_survival <= 1.0, "min_survival", min_survival, "use a share between 0 (never stop) and 1")
-        require(patience >= 1, "patience", patience, "use a whole number of iterations, at least 1")
         require(on_empty in ("skip", "keep_all", "stop"), "on_empty", on_empty, "use skip, keep_all or stop")
-        require(batch_size >= 1, "batch_size", batch_size, "use at least 1")
+        require(unit in ("buffer", "batch"), "unit", unit, "use buffer or batch")
+        require(action in ("drop", "weight"), "action", action, "use drop or weight")
+        for option, value in (
+            ("batch_size", batch_size),
+            ("every_n_batches", every_n_batches),
+            ("direction_every_n_batches", direction_every_n_batches),
+            ("direction_rows", 1 if direction_rows is None else direction_rows),
+        ):
+            require(value >= 1, option, value, "use at least 1")
+        require(warmup_batches >= 0, "warmup_batches", warmup_batches, "use 0 or more")
+        unheard = unit == "batch" and action == "drop" and not isinstance(weight, Uniform | None)
+        found = type(weight).__name__
+        require(
+            not unheard, "weight", found, "rows that are dropped from a batch carry no weights: use action='weight'"
+        )
+        heard = unit == "buffer" or action == "weight"
         self.scorer = scorer if scorer is not None else ExactScorer()
-        self.direction, self.losses, self.one_pass, self.token_scores = direction, losses, one_pass, token_scores
         self.keep = keep if keep is not None else PositiveScore()
-        self.weight = weight if weight is not None else Proportional()
-        self.min_survival, self.patience, self.on_empty, self.batch_size = min_survival, patience, on_empty, batch_size
-        self.iterations_below = 0
+        self.weight = weight if weight is not None else Proportional() if heard else Uniform()
+        self.survival = SurvivalStop(min_survival, patience)
+        self.direction, self.losses, self.one_pass, self.token_scores = direction, losses, one_pass, token_scores
+        self.on_empty, self.batch_size, self.unit, self.action = on_empty, batch_size, unit, action
+        self.every_n_batches, self.warmup_batches = every_n_batches, warmup_batches
+        self.direction_every_n_batches, self.direction_rows = direction_every_n_batches, direction_rows
+        self.dry_run, self.audit, self.row_id, self.select, self.name = dry_run, audit, row_id, select, name
+        self.batches = 0  # training batches seen
         self.stopping_reason_message: str | None = None
-        self._along: Direction | Mapping[str, Tensor] = {}  # the direction of this fit, known when training starts
-        self._seconds = 0.0  # of this iteration's scoring that are already spent
+        self._reference = Reference({}, 1)  # known when training starts
+        self._restored: dict[str, Any] = {}  # its state in a checkpoint, until then
+        self._audit: Audit | None = None
+        self._undo: list[Undo] = []  # what makes a batch whole again; filters of one trainer share the list
+        self._told = WarningCache()
+        self._emitted = self._muted = False
+        self._began = self._seconds = 0.0  # of this batch: when it began, and what scoring has taken of it so far
+
+    # ---------------------------------------------------------------- before training
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse whatever can be told to be wrong before there is data."""
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        filters = [callback for callback in callbacks if isinstance(callback, InfluenceFilterCallback)]
+        alone = [other.name for other in filters].count(self.name) <= 1
+        require(alone, "name", self.name, "another filter of this trainer has it: give each its own")
+        self._undo = filters[0]._undo if filters else self._undo
+        if self.unit == "batch":
+            iterator = is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True)
+            remedy = "it draws its batches itself, out of reach: let it take a batch, or emit them with unit='buffer'"
+            require(not iterator, "training_step", "with dataloader_iter", remedy)
+        if self.losses is None:
+            has = self.unit == "buffer" and hasattr(pl_module, "policy_losses")
+            require(has, "losses", None, f"pass losses(module, {self.unit}) -> [n], one loss a row")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """One trial of the direction, so that a wrong one is told before the first rollout."""
-        module: Any = pl_module
-        self.stopping_reason_message = None
-        direction = self.direction if self.direction is not None else ValidationDirection()
-        self._along = direction.bind(module) if isinstance(direction, Direction) else direction
+        module, direction = _scored_module(pl_module), self.direction
+        self.stopping_reason_message, self._emitted = None, False
+        if direction is None:
+            direction = BufferDirection() if self.unit == "batch" else ValidationDirection()
+        if isinstance(direction, Direction):
+            direction = direction.bind(DirectionHost(trainer, pl_module, self.losses, self.direction_rows))
+        self._reference = Reference(direction, self.direction_every_n_batches)
+        self._reference.load_state_dict(self._restored)
         if self.token_scores:
             remedy = "it needs one_pass, ExactScorer in forward mode, float32 and a direction apart from the buffer"
-            require(self._in_one_pass(module), "token_scores", True, remedy)
-        if not self._needs_buffer:
-            with isolate_rng():  # a direction may sample; a resumed run tries it once more and must draw the same
-                resolve(self._along, module.scored_module)
+            require(self._in_one_pass(pl_module), "token_scores", True, remedy)
+        self._reference.check(module)
+        if self.audit is not None:
+            self._audit = Audit(Path(trainer.default_root_dir) / self.audit, self.name, self.row_id)
+        size = sum(map(torch.numel, trainable(module).values()))
+        part = getattr(self.scorer, "parameters", None)
+        only = "" if part is None else f", of which those that {part!r} picks"
+        rank_zero_info(f"Filter {self.name!r} scores by the {size:,} parameters of {type(module).__name__}{only}.")
+
+    # ---------------------------------------------------------------- unit="buffer"
 
     def on_look_back(self, trainer: L.Trainer, pl_module: L.LightningModule, look: LookBack) -> LookBack:
         """Take the old log-probabilities in forward mode: with them come their slopes, and from those the scores."""
         module: Any = pl_module
-        if look.logprobs is not None or not self._in_one_pass(module):
+        if self.unit == "batch" or not self._is_due or look.logprobs is not None or not self._in_one_pass(module):
             return look
-        with stopwatch(pl_module, "score") as lap:
-            batches = look.sequences.chunks(self.batch_size)
+        with self._timed(pl_module):
+            batches, along = look.sequences.chunks(self.batch_size), self._along(module.scored_module)
             scorer: Any = self.scorer
-            found = scorer.derivatives(module.scored_module, module.objective.logprobs, batches, self._along)
-        self._seconds = lap.seconds
+            found = scorer.derivatives(module.scored_module, module.objective.logprobs, batches, along)
         width = look.sequences.response_ids.shape[1]
         logprobs, slopes = (functional.pad(values, (0, width - values.shape[1])) for values in found)
         return LookBack(look.sequences, logprobs, slopes)
 
-    def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, episodes: Episodes) -> Episodes:
-        """Score, keep, weigh; returns the survivors."""
-        with stopwatch(pl_module, "score", already=self._seconds):
-            episodes, scores = self._score(pl_module, episodes)
-            scores, own = gather(scores)
-            rewards, groups = gather(episodes.rewards)[0], gather(episodes.groups)[0]
-            verdict = judge(scores, rewards, groups, self.keep, self.weight)
-        self._seconds = 0.0
-        self._stop_in_time(trainer, verdict.survival)
-        self._log(pl_module, episodes, verdict, own)
-        episodes = dataclasses.replace(episodes.annotate(score=verdict.scores[own].tolist()), slopes=None)
-        if verdict.survival == 0.0 and self.on_empty == "keep_all":
+    def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, episodes: Any) -> Any:
+        """Score, keep, weigh; returns the survivors, in the type that came."""
+        self._emitted = True
+        if self.unit == "batch" or not self._is_due:
             return episodes
+        buffer: Any = as_buffer(episodes)
+        with self._timed(pl_module):
+            buffer, scores = self._score_buffer(pl_module, buffer)
+            verdict, own = self._judge(scores, episodes)
+        self._conclude(trainer, pl_module, verdict, own, episodes)
         mine = verdict.part(own)
-        return episodes.reweight(mine.weights).select(mine.kept, mine.reasons)
+        if isinstance(buffer, Episodes):
+            buffer = dataclasses.replace(buffer.annotate(score=mine.scores.tolist()), slopes=None)
+        if self._takes_effect(verdict) and self.action == "weight":
+            buffer = buffer.reweight(verdict.weights_over_all[own])
+        elif self._takes_effect(verdict):
+            reasons = (mine.reasons,) if isinstance(buffer, Episodes) else ()
+            buffer = buffer.reweight(mine.weights).select(mine.kept, *reasons)
+        return buffer.columns if isinstance(buffer, DictBuffer) else buffer
 
-    def _score(self, module: Any, episodes: Episodes) -> tuple[Episodes, Tensor]:
-        if episodes.slopes is not None and self._in_one_pass(module):
-            of_logprobs = partial(module.objective.of_logprobs, episodes=episodes)
-            tokens = token_scores_from_slopes(of_logprobs, episodes.old_logprobs, episodes.slopes)
+    def _score_buffer(self, module: Any, buffer: Any) -> tuple[Any, Tensor]:
+        if isinstance(buffer, Episodes) and buffer.slopes is not None and self._in_one_pass(module):
+            of_logprobs = partial(module.objective.of_logprobs, episodes=buffer)
+            tokens = token_scores_from_slopes(of_logprobs, buffer.old_logprobs, buffer.slopes)
             if self.token_scores:
-                rows = [row[mask].tolist() for row, mask in zip(tokens, episodes.response_mask, strict=True)]
-                episodes = episodes.annotate(token_scores=rows)
-            return episodes, tokens.sum(1)
-        losses = self.losses if self.losses is not None else module.policy_losses
-        self.scorer.observe(module.scored_module, _learning_rate(module))
-        scores = self.scorer.score(module.scored_module, losses, episodes.chunks(self.batch_size), self._along)
-        return episodes, scores.to(episodes.rewards)
+                rows = [row[mask].tolist() for row, mask in zip(tokens, buffer.response_mask, strict=True)]
+                buffer = buffer.annotate(token_scores=rows)
+            return buffer, tokens.sum(1)
+        return buffer, self._score(module, buffer.chunks(self.batch_size) if hasattr(buffer, "chunks") else [buffer])
 
     def _in_one_pass(self, module: Any) -> bool:
         """Whether the loss depends on the parameters through the old log-probabilities alone, the direction not at all
         on the loss, and the scorer works in forward mode."""
-        if not self.one_pass or not self.scorer.forward_mode or self.losses is not None or self._needs_buffer:
+        if not self.one_pass or not self.scorer.forward_mode or self.losses is not None or self._reference.needs_buffer:
             return False
         # In half precision the two passes round differently, and PPO's ratios would not start at 1.
-        precise = next(module.scored_module.parameters()).dtype == torch.float32
+        precise = next(_scored_module(module).parameters()).dtype == torch.float32
         return precise and hasattr(module, "objective") and module.objective.is_of_logprobs
 
-    @property
-    def _needs_buffer(self) -> bool:
-        return isinstance(self._along, Direction) and self._along.needs_buffer
+    # ---------------------------------------------------------------- unit="batch"
 
-    def _stop_in_time(self, trainer: L.Trainer, survival: float) -> None:
-        """Count the iterations in which too few survived; enough of them in a row end the training."""
-        self.iterations_below = self.iterations_below + 1 if survival < self.min_survival else 0
-        if self.iterations_below >= self.patience:
-            self._stop(
-                trainer, f"below {self.min_survival:.0%} of the episodes survived, {self.patience} iterations in a row"
-            )
-        elif survival == 0.0 and self.on_empty == "stop":
-            self._stop(trainer, "no episode survived")
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Let the rows that oppose the direction leave the batch, before the module's own step."""
+        self._began, self._seconds = time.perf_counter(), 0.0
+        self.batches += 1
+        if self.unit == "buffer" or not self._is_due:
+            return
+        with self._timed(pl_module):
+            rows = None if self.select is not None else count_rows(batch)
+            scores = self._score(pl_module, [batch])
+            found = f"{len(scores)} losses for a batch of {rows} rows"
+            require(rows in (None, len(scores)), "losses", found, "return one loss for each row, [n]")
+            verdict, own = self._judge(scores, batch)
+        self._conclude(trainer, pl_module, verdict, own, batch)
+        if not self._takes_effect(verdict):
+            return
+        kept = verdict.kept[own]
+        if verdict.survival == 0.0:
+            self._told.warn(f"Filter {self.name!r}: no row of a batch survived; such a step is skipped.")
+            self._undo.append(skip_step(pl_module))
+        elif self.action == "weight":
+            set_weight(batch, verdict.weights_over_all[own])
+        elif not kept.any():  # rows of other ranks have survived, and this one must take part in their backward pass
+            self._muted = True
+        elif self.select is not None:
+            self.select(batch, kept)
+        elif not kept.all():
+            self._undo.append(drop_rows(batch, kept))
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        """On a rank without a survivor, let the batch add nothing to the gradient."""
+        if self._muted:
+            loss.register_hook(torch.zeros_like)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Make the batch whole again, and say what scoring took of the step."""
+        self._restore()
+        if self._seconds:
+            pl_module.log(f"{self.name}/cost", self._seconds / (time.perf_counter() - self._began))
+
+    # ---------------------------------------------------------------- both
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether this batch, or this iteration's buffer, is filtered."""
+        ready = self.batches - 1 - self.warmup_batches
+        return ready >= 0 and ready % self.every_n_batches == 0
+
+    @contextmanager
+    def _timed(self, pl_module: L.LightningModule) -> Iterator[None]:
+        with stopwatch(pl_module, "score", already=self._seconds) as lap:
+            yield
+        self._seconds = lap.seconds
+
+    def _along(self, module: nn.Module) -> Direction | Mapping[str, Tensor]:
+        return self._reference.at(module, self.batches)
+
+    def _score(self, pl_module: Any, batches: list[Any]) -> Tensor:
+        module = _scored_module(pl_module)
+        losses = self.losses if self.losses is not None else pl_module.policy_losses
+        self.scorer.observe(module, _learning_rate(pl_module))
+        with torch.autocast(pl_module.device.type, enabled=False):  # under mixed precision, too, in the parameters' own
+            return self.scorer.score(module, losses, batches, self._along(module)).to(pl_module.device)
+
+    def _judge(self, scores: Tensor, batch: Any) -> tuple[Verdict, slice]:
+        """The verdict on the rows of all ranks, and where this rank's own are."""
+        columns = {"rewards": torch.zeros_like(scores), "groups": torch.arange(len(scores), device=scores.device)}
+        for name in columns:
+            values = column(batch, name)
+            missing, rule = values is None and name in self.keep.reads, type(self.keep).__name__
+            require(not missing, "keep", rule, f"it reads {name}, but what it judges has no entry of that name")
+            if values is not None:
+                columns[name] = torch.as_tensor(values, device=scores.device)
+        rewards, groups = gather(columns["rewards"])[0], gather(columns["groups"])[0]
+        scores, own = gather(scores)
+        return judge(scores, rewards, groups, self.keep, self.weight), own
+
+    def _takes_effect(self, verdict: Verdict) -> bool:
+        return not self.dry_run and not (verdict.survival == 0.0 and self.on_empty == "keep_all")
+
+    def _conclude(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, verdict: Verdict, own: slice, batch: Any
+    ) -> None:
+        """Tell curves and audit, and stop if it is time."""
+        number = self.batches - 1
+        log_verdict(self.name, pl_module, verdict, own, batch, number)
+        if self._audit is not None:
+            self._audit.add(trainer.current_epoch, number, batch, verdict.part(own))
+        if self.dry_run:
+            return
+        one, row = ("batches", "row") if self.unit == "batch" else ("iterations", "episode")
+        if self.survival.reached(verdict.survival):
+            least, patience = self.survival.minimum, self.survival.patience
+            self._stop(trainer, f"below {least:.0%} of the {row}s survived, {patience} {one} in a row")
+        elif verdict.survival == 0.0 and self.on_empty == "stop":
+            self._stop(trainer, f"no {row} survived")
 
     def _stop(self, trainer: L.Trainer, reason: str) -> None:
         self.stopping_reason_message = reason
         trainer.should_stop = True
 
-    def _log(self, pl_module: L.LightningModule, episodes: Episodes, verdict: Verdict, own: slice) -> None:
-        finite = verdict.scores[torch.isfinite(verdict.scores)]
-        curves = {
-            "influence/score_mean": float(finite.mean()) if len(finite) else 0.0,
-            "influence/effective_sample_size": verdict.effective_sample_size,
-        }
-        pl_module.log("influence/kept_fraction", verdict.survival, prog_bar=True)
-        pl_module.log_dict(curves)
-        pl_module.log_dict(kept_by_class(episodes.notes.get("chain", ()), verdict.kept[own].tolist()), sync_dist=True)
-        if isinstance(pl_module.logger, TensorBoardLogger) and len(finite):
-            pl_module.logger.experiment.add_histogram("influence/scores", finite, pl_module.current_epoch)
+    # ---------------------------------------------------------------- after
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the audit file; and tell who waits for rollouts that never come."""
+        if self._audit is not None:
+            self._audit.flush()
+        silent = self.unit == "buffer" and not self._emitted and not trainer.should_stop
+        remedy = (
+            f"{type(pl_module).__name__} let an epoch pass without a rollout: add emit(self.trainer, self, "
+            "'on_rollout_end', episodes) to its training_step, or use unit='batch'"
+        )
+        require(not silent, "unit", "buffer", remedy)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave no batch cut and no decision unwritten."""
+        self._restore()
+        if self._audit is not None:
+            self._audit.flush()
+
+    def _restore(self) -> None:
+        self._muted = False
+        while self._undo:
+            self._undo.pop()()
+
+    @property
+    def state_key(self) -> str:
+        """Apart for each filter of a trainer."""
+        return self._generate_state_key(name=self.name, unit=self.unit)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"iterations_below": self.iterations_below, "scorer": self.scorer.state_dict()}
+        counts = {"batches": self.batches, "below": self.survival.below}
+        return {**counts, "reference": self._reference.state_dict(), "scorer": self.scorer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.iterations_below = state_dict["iterations_below"]
+        self.batches, self.survival.below = state_dict["batches"], state_dict["below"]
+        self._restored = state_dict["reference"]
         self.scorer.load_state_dict(state_dict["scorer"])
+
+
+def _scored_module(module: Any) -> Any:
+    """What the module says is scored; itself where it says nothing."""
+    return getattr(module, "scored_module", module)
 
 
 def _learning_rate(module: L.LightningModule) -> float:
     """The rate of the step that follows: that of the first parameter group; 1 where there is no single optimizer."""
     optimizer = module.optimizers()
     return float(optimizer.param_groups[0]["lr"]) if isinstance(optimizer, torch.optim.Optimizer) else 1.0
-
-
-def kept_by_class(chains: Sequence[ChainClass], kept: Sequence[bool]) -> dict[str, float]:
-    """Share that survives among right answers by faithful chains, right answers by unfaithful ones, and wrong answers.
-
-    Example:
-        >>> kept_by_class(["faithful", "shortcut", "wrong", "wrong"], [True, False, True, False])
-        {'influence/kept_correct': 1.0, 'influence/kept_false_positive': 0.0, 'influence/kept_wrong': 0.5}
-    """
-    kinds = {"faithful": "kept_correct", "wrong": "kept_wrong"}
-    members: dict[str, list[bool]] = {}
-    for chain, stays in zip(chains, kept, strict=bool(chains)):
-        members.setdefault(kinds.get(chain, "kept_false_positive"), []).append(stays)
-    return {f"influence/{name}": sum(stays) / len(stays) for name, stays in sorted(members.items())}

@@ -47,8 +47,8 @@ class Direction(ABC):
         """This direction with what it left open taken from whoever runs the training.
 
         Args:
-            host: a LightningModule, asked for ``validation_direction()``, ``objective``, ``optimizers()`` and the like
-                only where a direction needs them.
+            host: a LightningModule or what stands for it, asked for ``validation_direction()``, ``prepare_batches``,
+                ``objective``, ``optimizers()`` and the like only where a direction needs them.
         """
         return self
 
@@ -75,7 +75,10 @@ class ValidationDirection(Direction):
         self.batches, self.loss = batches, loss
 
     def bind(self, host: Any) -> Direction:
-        return host.validation_direction() if self.batches is None else self
+        if self.batches is None:
+            return host.validation_direction()
+        prepare = getattr(host, "prepare_batches", None)  # a trainer knows on which device they belong
+        return self if prepare is None else ValidationDirection(prepare(self.batches), self.loss)
 
     def compute(self, module: nn.Module, buffer: Buffer | None = None) -> dict[str, Tensor]:
         """The mean gradient over all examples of all ranks.

@@ -25,10 +25,11 @@ from ippo.functional import (
 class KeepRule(ABC):
     """Decides over the whole buffer, all ranks together.
 
-    ``reason`` is why an episode goes, as the audit files say it.
+    ``reason`` is why an episode goes, as the audit files say it; ``reads`` names what the rule needs beside scores.
     """
 
     reason: str
+    reads: tuple[str, ...] = ()
 
     @abstractmethod
     def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
@@ -122,6 +123,7 @@ class MaxVariance(KeepRule):
     """
 
     reason = "not among the rewards of the largest variance"
+    reads = ("rewards", "groups")
 
     def __init__(self, samples: int) -> None:
         require(samples >= 2, "samples", samples, "use at least 2: one reward alone has no variance")
@@ -144,6 +146,7 @@ class RightOrPositive(KeepRule):
     """
 
     reason = "wrong, and score <= 0"
+    reads = ("rewards",)
 
     def __init__(self, threshold: float = 0.5) -> None:
         require(math.isfinite(threshold), "threshold", threshold, "use a reward between those of wrong and right")
@@ -174,6 +177,7 @@ class RandomMatched(KeepRule):
     def __init__(self, rule: KeepRule | None = None, within_rewards: bool = False) -> None:
         self.rule = rule if rule is not None else PositiveScore()
         self.within_rewards = within_rewards
+        self.reads = (*self.rule.reads, *(("rewards",) if within_rewards else ()))
 
     def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
         wanted = self.rule(scores, rewards, groups)

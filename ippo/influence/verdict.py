@@ -38,6 +38,12 @@ class Verdict:
         """(sum w) ** 2 / (n sum w ** 2) over the whole buffer: the share of it that the update really hears."""
         return float(effective_sample_size(self.weights))
 
+    @property
+    def weights_over_all(self) -> Tensor:
+        """[n] the weights scaled to mean 1 over all episodes, so that the mean of weight times loss over all of them is
+        the weighted mean over the kept."""
+        return self.weights * len(self.kept) / self.kept.sum().clamp(min=1)
+
     def part(self, rows: slice) -> Verdict:
         """The verdict on some of the episodes."""
         return Verdict(self.scores[rows], self.kept[rows], self.weights[rows], self.reasons[rows])

@@ -227,7 +227,7 @@ class TestOnePass:
         )
         assert look.slopes is not None
         assert plain.logprobs is None
-        assert_same(scores(one), scores(two))
+        assert_same(scores(one), scores(two), 5e-5)  # whitening hands rounding on from every token to every advantage
         assert torch.equal(one.response_ids, two.response_ids)
         for tokens, others in ((one.old_logprobs, two.old_logprobs), (one.advantages, two.advantages)):
             assert_same(tokens[one.response_mask], others[one.response_mask], 1e-6)
@@ -324,7 +324,7 @@ class TestTracIn:
         trainer, _, _ = fit(2)
         trainer.save_checkpoint(tmp_path / "two.ckpt")
         checkpoint = torch.load(tmp_path / "two.ckpt", weights_only=True)  # tensors and numbers, no pickled code
-        assert "InfluenceFilterCallback" in checkpoint["callbacks"]
+        assert "InfluenceFilterCallback{'name': 'influence', 'unit': 'buffer'}" in checkpoint["callbacks"]
         _, resumed, found = fit(3, tmp_path / "two.ckpt")
         paths = [scorer.state_dict()["path"] for scorer in (unbroken, resumed)]
         assert len(paths[0]) == len(paths[1]) == 3

@@ -11,7 +11,7 @@ from parts import CountingEngine, GivenScores, MakeModule, MakeTrainer, Recorder
 
 from ippo import Episodes, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback
-from ippo.callbacks.influence_filter import kept_by_class
+from ippo.callbacks.filter_curves import kept_by_class
 from ippo.data import Task
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
@@ -218,9 +218,9 @@ class TestStopInTime:
 
     def test_state_dict_round_trip(self) -> None:
         callback, other = InfluenceFilterCallback(), InfluenceFilterCallback()
-        callback.iterations_below = 3
+        callback.survival.below, callback.batches = 3, 7
         other.load_state_dict(callback.state_dict())
-        assert other.state_dict() == callback.state_dict() == {"iterations_below": 3, "scorer": {}}
+        assert other.state_dict() == callback.state_dict() == {"batches": 7, "below": 3, "reference": {}, "scorer": {}}
 
 
 class TestRefusals:
@@ -247,7 +247,7 @@ class TestRefusals:
             ({"min_survival": 3}, r"min_survival = 3: use a share between 0 \(never stop\) and 1"),
             ({"min_survival": -0.1}, r"min_survival = -0\.1"),
             ({"min_survival": NAN}, "min_survival = nan"),
-            ({"patience": 0}, "patience = 0: use a whole number of iterations, at least 1"),
+            ({"patience": 0}, "patience = 0: use a whole number of at least 1"),
             ({"on_empty": "panic"}, "on_empty = 'panic': use skip, keep_all or stop"),
             ({"batch_size": 0}, "batch_size = 0: use at least 1"),
         ],
@@ -267,6 +267,7 @@ class TestCurves:
         module.check = lambda **_: {"answer": [None] * 4, "correct": [True] * 4, "chain": chains}
         make_trainer(callback, recorder).fit(module, data)
         curves = {name: value for name, value in recorder.curves[0].items() if name.startswith("influence/")}
+        assert 0 < curves.pop("influence/cost") < 1
         assert curves == {
             "influence/kept_fraction": 0.5,
             "influence/score_mean": 1.0,  # of the finite ones
@@ -279,7 +280,7 @@ class TestCurves:
 
     def test_kept_by_class_names_only_the_classes_that_occur(self) -> None:
         assert kept_by_class(["wrong", "wrong", "nonsense"], [True, False, True]) == {
-            "influence/kept_wrong": 0.5,
-            "influence/kept_false_positive": 1.0,
+            "kept_wrong": 0.5,
+            "kept_false_positive": 1.0,
         }
         assert kept_by_class([], [True, False]) == {}  # the task has no check of chains

@@ -1,0 +1,79 @@
+"""What a rollout buffer of an existing project may be: anything with ``select`` and ``reweight``, or a dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ippo.callbacks.batch_rows import count_rows
+from ippo.errors import require
+
+
+class Buffer(Protocol):
+    """Episodes of an existing project. :class:`ippo.Episodes` is one; ``chunks(size)``, where a buffer has it, gives
+    the parts that are scored at a time."""
+
+    def select(self, mask: Tensor) -> Any:
+        """The episodes where ``mask`` ([n] bool) is True, as a new buffer."""
+
+    def reweight(self, weights: Tensor) -> Any:
+        """The same episodes with [n] loss weights of mean 1 over those that stay, as a new buffer."""
+
+
+@dataclass(frozen=True)
+class DictBuffer:
+    """A dict of tensors and lists, one entry an episode, that can be filtered; the weights go to ``"weight"``.
+
+    Args:
+        columns: the dict.
+
+    Example:
+        >>> buffer = DictBuffer({"reward": torch.tensor([1.0, 0.0]), "text": ["a", "b"]})
+        >>> buffer.reweight(torch.tensor([1.0, 0.0])).select(torch.tensor([True, False])).columns
+        {'reward': tensor([1.]), 'text': ['a'], 'weight': tensor([1.])}
+    """
+
+    columns: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return count_rows(self.columns)
+
+    def select(self, mask: Tensor) -> DictBuffer:
+        """See :class:`Buffer`; what has no entry an episode stays as it is."""
+        n = len(self)
+        return DictBuffer({key: _pick(value, mask, n) for key, value in self.columns.items()})
+
+    def reweight(self, weights: Tensor) -> DictBuffer:
+        """See :class:`Buffer`."""
+        return DictBuffer({**self.columns, "weight": weights})
+
+    def chunks(self, size: int) -> list[Mapping[str, Any]]:
+        """Parts of at most ``size`` episodes."""
+        starts = torch.arange(len(self)) // size
+        return [self.select(starts == part).columns for part in range(int(starts.max()) + 1)] if len(self) else []
+
+
+def as_buffer(episodes: Any) -> Buffer:
+    """What was emitted, as something that can be filtered.
+
+    Raises:
+        UsageError: if it cannot be.
+    """
+    if isinstance(episodes, Mapping):
+        return DictBuffer(episodes)
+    usable = hasattr(episodes, "select") and hasattr(episodes, "reweight")
+    remedy = "emit a dict of tensors, or an object with select(mask) and reweight(weights) that return a new one"
+    require(usable, "episodes", f"a {type(episodes).__name__}", remedy)
+    return episodes
+
+
+def _pick(value: Any, mask: Tensor, n: int) -> Any:
+    if isinstance(value, Tensor) and value.dim():
+        return value[mask.to(value.device)]
+    if isinstance(value, list | tuple) and len(value) == n:
+        return [one for one, stays in zip(value, mask.tolist(), strict=True) if stays]
+    return value

@@ -1,0 +1,145 @@
+"""The direction of a filter in a running Lightning training: where its gold rows come from, and how long it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from ippo.callbacks.batch_rows import count_rows
+from ippo.errors import UsageError, require
+from ippo.influence import Direction, Losses, ValidationDirection
+from ippo.influence.direction import resolve
+
+
+class Reference:
+    """A direction, computed anew every so many batches.
+
+    Args:
+        direction: a direction, bound to the training, or a mapping that never changes.
+        every: how many batches a computed direction is used for.
+
+    Raises:
+        UsageError: if a direction that is made of the scored rows is to outlive them.
+    """
+
+    def __init__(self, direction: Direction | Mapping[str, Tensor], every: int) -> None:
+        self.direction, self.every = direction, every
+        remedy = "the direction is made of the rows that are scored: use 1"
+        require(every == 1 or not self.needs_buffer, "direction_every_n_batches", every, remedy)
+        self._held: tuple[int, dict[str, Tensor]] | None = None  # a computed direction, and at which batch it was
+
+    @property
+    def needs_buffer(self) -> bool:
+        """Whether the direction is made of the rows that are scored."""
+        return isinstance(self.direction, Direction) and self.direction.needs_buffer
+
+    def at(self, module: nn.Module, batch: int) -> Direction | Mapping[str, Tensor]:
+        """For the scores of a batch, by its number: the direction itself, or what it was when last computed."""
+        if self.every == 1 or isinstance(self.direction, Mapping):
+            return self.direction
+        if self._held is None or batch - self._held[0] >= self.every:
+            self._held = (batch, resolve(self.direction, module))
+        return self._held[1]
+
+    def check(self, module: nn.Module) -> None:
+        """Compute the direction for nothing, so that a wrong one is told before work starts.
+
+        Raises:
+            UsageError: if it does not fit the module.
+        """
+        if not self.needs_buffer:
+            with isolate_rng():  # a direction may sample; a resumed run tries it once more and must draw the same
+                resolve(self.direction, module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._held is None else {"batch": self._held[0], "direction": self._held[1]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._held = (state["batch"], state["direction"]) if state else None
+
+
+class DirectionHost:
+    """A LightningModule and its trainer, as :meth:`ippo.influence.Direction.bind` sees them.
+
+    Whatever is not said here is asked of the module.
+
+    Args:
+        trainer, module: of the running fit.
+        losses: one loss a row, where the user gave it.
+        rows: at most about so many gold rows are read each time; None for all.
+    """
+
+    def __init__(self, trainer: L.Trainer, module: Any, losses: Losses | None, rows: int | None) -> None:
+        self.trainer, self.module, self.losses, self.rows = trainer, module, losses, rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+    def prepare_batches(self, batches: Iterable[Any]) -> Iterable[Any]:
+        """Gold batches as the training would get them."""
+        return GoldBatches(self.trainer, batches, self.rows)
+
+    def validation_direction(self) -> ValidationDirection:
+        """The module's own gold examples; where it names none, the trainer's validation data.
+
+        Raises:
+            UsageError: if there is neither.
+        """
+        if hasattr(self.module, "validation_direction"):
+            own: ValidationDirection = self.module.validation_direction()
+            return ValidationDirection(self.prepare_batches(own.batches or []), own.loss)
+        loaders: Any = self.trainer.val_dataloaders
+        if not loaders or self.losses is None:
+            remedy = (
+                f"{type(self.module).__name__} has no validation_direction() and the trainer no validation data: "
+                "pass ValidationDirection(batches, loss)"
+            )
+            raise UsageError("direction", "ValidationDirection()", remedy)
+        several = isinstance(loaders, list | tuple | dict)
+        require(not several, "direction", "ValidationDirection()", "there are several validation loaders: pass one")
+        return ValidationDirection(self.prepare_batches(loaders), self.losses)
+
+
+class GoldBatches:
+    """Batches on the training's device, of which each reading takes some, going on where the last one stopped.
+
+    Reading them draws nothing from the training's random generators.
+
+    Args:
+        trainer: knows where batches belong and in which precision.
+        batches: a DataLoader or any other iterable that can be read again.
+        rows: a reading ends with the batch that makes it so many; None for one whole pass.
+    """
+
+    def __init__(self, trainer: L.Trainer, batches: Iterable[Any], rows: int | None) -> None:
+        self.trainer, self.batches, self.rows = trainer, batches, rows
+        self._stream: Iterator[Any] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.rows is None:
+            self._stream = None
+        rows, begun = 0, 0
+        while self.rows is None or rows < self.rows:
+            if self._stream is None:
+                if begun == 1:  # a pass of its own is the most that a reading takes
+                    return
+                begun += 1
+            with isolate_rng():  # a loader draws when it starts, a shuffling one when it gives its first batch
+                self._stream = iter(self.batches) if self._stream is None else self._stream
+                batch = next(self._stream, None)
+            if batch is None:
+                self._stream = None
+                continue
+            batch = self._placed(batch)
+            rows += count_rows(batch) if self.rows is not None else 0
+            yield batch
+
+    def _placed(self, batch: Any) -> Any:
+        """On the device and in the precision of training batches; what moves itself keeps its own types."""
+        if isinstance(batch, Tensor) or not hasattr(batch, "to"):
+            batch = self.trainer.precision_plugin.convert_input(batch)
+        return self.trainer.strategy.batch_to_device(batch)

@@ -20,7 +20,7 @@ _inner = 0.0  # seconds of the stopwatches that ran inside the present one
 
 
 @contextmanager
-def stopwatch(module: L.LightningModule, phase: str, already: float = 0.0) -> Iterator[Lap]:
+def stopwatch(module: L.LightningModule, phase: str, already: float = 0.0, log: bool = True) -> Iterator[Lap]:
     """Log the seconds that the block takes as ``time/<phase>``; a stopwatch inside another takes its time away from it.
 
     Waits for the GPU's queue on both sides, so that work counts where it was asked for.
@@ -29,6 +29,7 @@ def stopwatch(module: L.LightningModule, phase: str, already: float = 0.0) -> It
         module: logs the time.
         phase: its name.
         already: seconds that an earlier part of the same phase took.
+        log: False only takes the time.
     """
     global _inner
     lap, outer, start = Lap(), _inner, _now(module.device)
@@ -39,7 +40,8 @@ def stopwatch(module: L.LightningModule, phase: str, already: float = 0.0) -> It
         whole = _now(module.device) - start
         lap.seconds = whole - _inner + already
         _inner = outer + whole
-    module.log(f"time/{phase}", lap.seconds)
+    if log:
+        module.log(f"time/{phase}", lap.seconds)
 
 
 def _now(device: torch.device) -> float:

@@ -1,7 +1,8 @@
-"""What a filter tells the loggers of each verdict."""
+"""What a filter tells the loggers."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,31 +15,68 @@ from ippo.influence import Verdict
 from ippo.rewards import ChainClass
 
 
-def log_verdict(group: str, module: L.LightningModule, verdict: Verdict, own: slice, batch: Any, number: int) -> None:
-    """Log a verdict's curves under ``group/``, and a histogram of its scores to TensorBoard.
+class FilterCurves:
+    """The curves of one filter, all under ``<name>/``.
+
+    Of rollouts every verdict is logged. Batches are many and short, and a logged number costs as much as a small
+    network's layer: of them each point is a mean since the last one, at the steps that the trainer logs.
 
     Args:
-        group: first part of the tags.
-        module: the module that trains.
-        verdict: on the rows of all ranks.
-        own: where this rank's rows are among them.
-        batch: what was judged; :class:`ippo.Episodes` also tell their classes.
-        number: of the batch.
+        name: first part of the tags.
     """
-    finite = verdict.scores[torch.isfinite(verdict.scores)]
-    module.log(f"{group}/kept_fraction", verdict.survival, prog_bar=True)
-    curves = {
-        f"{group}/score_mean": float(finite.mean()) if len(finite) else 0.0,
-        f"{group}/effective_sample_size": verdict.effective_sample_size,
-    }
-    module.log_dict(curves)
-    if isinstance(batch, Episodes):
-        shares = kept_by_class(batch.notes.get("chain", ()), verdict.kept[own].tolist())
-        module.log_dict({f"{group}/{name}": share for name, share in shares.items()}, sync_dist=True)
-    if len(finite) and number % max(1, module.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._sums: dict[str, float] = defaultdict(float)
+        self._verdicts = 0
+
+    def rollout(self, module: L.LightningModule, verdict: Verdict, own: slice, episodes: Any, number: int) -> None:
+        """Log a verdict on a rollout buffer.
+
+        Args:
+            module: the module that trains.
+            verdict: on the episodes of all ranks.
+            own: where this rank's are among them.
+            episodes: what was judged; :class:`ippo.Episodes` also tell their classes.
+            number: of the iteration.
+        """
+        shares = _of_verdict(verdict)
+        module.log(f"{self.name}/kept_fraction", shares.pop("kept_fraction"), prog_bar=True)
+        module.log_dict({f"{self.name}/{curve}": share for curve, share in shares.items()})
+        if isinstance(episodes, Episodes):
+            classes = kept_by_class(episodes.notes.get("chain", ()), verdict.kept[own].tolist())
+            module.log_dict({f"{self.name}/{curve}": share for curve, share in classes.items()}, sync_dist=True)
+        if number % max(1, module.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+            self._histogram(module, verdict, number)
+
+    def batch(self, module: L.LightningModule, verdict: Verdict, number: int) -> None:
+        """Take in a verdict on a batch."""
+        for curve, share in _of_verdict(verdict).items():
+            self._sums[curve] += share
+        self._verdicts += 1
+        if _logs_now(module.trainer):
+            self._histogram(module, verdict, number)
+
+    def step(self, module: L.LightningModule, seconds: float, of_them_scoring: float) -> None:
+        """Take in what a step took, filtered or not, and log the means if it is time."""
+        self._sums["step"] += seconds
+        self._sums["score"] += of_them_scoring
+        if not self._verdicts or not _logs_now(module.trainer):
+            return
+        step, score = self._sums.pop("step"), self._sums.pop("score")
+        module.log("time/score", score / self._verdicts)
+        module.log(f"{self.name}/cost", score / step)
+        means = {curve: total / self._verdicts for curve, total in self._sums.items()}
+        module.log(f"{self.name}/kept_fraction", means.pop("kept_fraction"), prog_bar=True)
+        module.log_dict({f"{self.name}/{curve}": mean for curve, mean in means.items()})
+        self._sums.clear()
+        self._verdicts = 0
+
+    def _histogram(self, module: L.LightningModule, verdict: Verdict, number: int) -> None:
+        finite = verdict.scores[torch.isfinite(verdict.scores)]
         for logger in module.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_histogram(f"{group}/scores", finite, number)
+            if isinstance(logger, TensorBoardLogger) and len(finite):
+                logger.experiment.add_histogram(f"{self.name}/scores", finite, number)
 
 
 def kept_by_class(chains: Sequence[ChainClass], kept: Sequence[bool]) -> dict[str, float]:
@@ -53,3 +91,17 @@ def kept_by_class(chains: Sequence[ChainClass], kept: Sequence[bool]) -> dict[st
     for chain, stays in zip(chains, kept, strict=bool(chains)):
         members.setdefault(kinds.get(chain, "kept_false_positive"), []).append(stays)
     return {name: sum(stays) / len(stays) for name, stays in sorted(members.items())}
+
+
+def _of_verdict(verdict: Verdict) -> dict[str, float]:
+    finite = verdict.scores[torch.isfinite(verdict.scores)]
+    return {
+        "kept_fraction": verdict.survival,
+        "score_mean": float(finite.mean()) if len(finite) else 0.0,
+        "effective_sample_size": verdict.effective_sample_size,
+    }
+
+
+def _logs_now(trainer: L.Trainer) -> bool:
+    """Whether Lightning writes this step's metrics: what its own callbacks ask, though it has no public name."""
+    return trainer._logger_connector.should_update_logs

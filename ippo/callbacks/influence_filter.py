@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +13,14 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.rank_zero import WarningCache, rank_zero_info
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from ippo.callbacks.audit import Audit, RowId
-from ippo.callbacks.batch_rows import Undo, column, count_rows, drop_rows, set_weight
+from ippo.callbacks.batch_rows import Undo, count_rows, drop_rows, set_weight
 from ippo.callbacks.buffers import DictBuffer, as_buffer
-from ippo.callbacks.filter_curves import log_verdict
+from ippo.callbacks.filter_curves import FilterCurves
+from ippo.callbacks.judging import judge_together
+from ippo.callbacks.one_pass import fits_one_pass, token_scores, with_slopes
 from ippo.callbacks.reference import DirectionHost, Reference
 from ippo.callbacks.skipped_step import skip_step
 from ippo.callbacks.survival import SurvivalStop
@@ -39,12 +39,9 @@ from ippo.influence import (
     ValidationDirection,
     Verdict,
     WeightRule,
-    judge,
 )
-from ippo.influence.exact import token_scores_from_slopes
 from ippo.influence.parameters import trainable
 from ippo.look_back import LookBack
-from ippo.ranks import gather
 from ippo.stopwatch import stopwatch
 
 
@@ -150,6 +147,7 @@ class InfluenceFilterCallback(L.Callback):
         self._reference = Reference({}, 1)  # known when training starts
         self._restored: dict[str, Any] = {}  # its state in a checkpoint, until then
         self._audit: Audit | None = None
+        self._curves = FilterCurves(name)
         self._undo: list[Undo] = []  # what makes a batch whole again; filters of one trainer share the list
         self._told = WarningCache()
         self._emitted = self._muted = False
@@ -197,16 +195,11 @@ class InfluenceFilterCallback(L.Callback):
 
     def on_look_back(self, trainer: L.Trainer, pl_module: L.LightningModule, look: LookBack) -> LookBack:
         """Take the old log-probabilities in forward mode: with them come their slopes, and from those the scores."""
-        module: Any = pl_module
-        if self.unit == "batch" or not self._is_due or look.logprobs is not None or not self._in_one_pass(module):
+        if self.unit == "batch" or not self._is_due or look.logprobs is not None or not self._in_one_pass(pl_module):
             return look
         with self._timed(pl_module):
-            batches, along = look.sequences.chunks(self.batch_size), self._along(module.scored_module)
-            scorer: Any = self.scorer
-            found = scorer.derivatives(module.scored_module, module.objective.logprobs, batches, along)
-        width = look.sequences.response_ids.shape[1]
-        logprobs, slopes = (functional.pad(values, (0, width - values.shape[1])) for values in found)
-        return LookBack(look.sequences, logprobs, slopes)
+            along = self._reference.at(_scored_module(pl_module), self.batches)
+            return with_slopes(pl_module, self.scorer, look, along, self.batch_size)
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, episodes: Any) -> Any:
         """Score, keep, weigh; returns the survivors, in the type that came."""
@@ -216,8 +209,9 @@ class InfluenceFilterCallback(L.Callback):
         buffer: Any = as_buffer(episodes)
         with self._timed(pl_module):
             buffer, scores = self._score_buffer(pl_module, buffer)
-            verdict, own = self._judge(scores, episodes)
-        self._conclude(trainer, pl_module, verdict, own, episodes)
+            verdict, own = judge_together(scores, episodes, self.keep, self.weight)
+        self._curves.rollout(pl_module, verdict, own, episodes, self.batches - 1)
+        self._conclude(trainer, verdict, own, episodes)
         mine = verdict.part(own)
         if isinstance(buffer, Episodes):
             buffer = dataclasses.replace(buffer.annotate(score=mine.scores.tolist()), slopes=None)
@@ -230,8 +224,7 @@ class InfluenceFilterCallback(L.Callback):
 
     def _score_buffer(self, module: Any, buffer: Any) -> tuple[Any, Tensor]:
         if isinstance(buffer, Episodes) and buffer.slopes is not None and self._in_one_pass(module):
-            of_logprobs = partial(module.objective.of_logprobs, episodes=buffer)
-            tokens = token_scores_from_slopes(of_logprobs, buffer.old_logprobs, buffer.slopes)
+            tokens = token_scores(module, buffer)
             if self.token_scores:
                 rows = [row[mask].tolist() for row, mask in zip(tokens, buffer.response_mask, strict=True)]
                 buffer = buffer.annotate(token_scores=rows)
@@ -239,13 +232,8 @@ class InfluenceFilterCallback(L.Callback):
         return buffer, self._score(module, buffer.chunks(self.batch_size) if hasattr(buffer, "chunks") else [buffer])
 
     def _in_one_pass(self, module: Any) -> bool:
-        """Whether the loss depends on the parameters through the old log-probabilities alone, the direction not at all
-        on the loss, and the scorer works in forward mode."""
-        if not self.one_pass or not self.scorer.forward_mode or self.losses is not None or self._reference.needs_buffer:
-            return False
-        # In half precision the two passes round differently, and PPO's ratios would not start at 1.
-        precise = next(_scored_module(module).parameters()).dtype == torch.float32
-        return precise and hasattr(module, "objective") and module.objective.is_of_logprobs
+        wanted = self.one_pass and self.losses is None and not self._reference.needs_buffer
+        return wanted and fits_one_pass(module, self.scorer)
 
     # ---------------------------------------------------------------- unit="batch"
 
@@ -262,10 +250,13 @@ class InfluenceFilterCallback(L.Callback):
             scores = self._score(pl_module, [batch])
             found = f"{len(scores)} losses for a batch of {rows} rows"
             require(rows in (None, len(scores)), "losses", found, "return one loss for each row, [n]")
-            verdict, own = self._judge(scores, batch)
-        self._conclude(trainer, pl_module, verdict, own, batch)
-        if not self._takes_effect(verdict):
-            return
+            verdict, own = judge_together(scores, batch, self.keep, self.weight)
+        self._curves.batch(pl_module, verdict, self.batches - 1)
+        self._conclude(trainer, verdict, own, batch)
+        if self._takes_effect(verdict):
+            self._apply(pl_module, batch, verdict, own)
+
+    def _apply(self, pl_module: L.LightningModule, batch: Any, verdict: Verdict, own: slice) -> None:
         kept = verdict.kept[own]
         if verdict.survival == 0.0:
             self._told.warn(f"Filter {self.name!r}: no row of a batch survived; such a step is skipped.")
@@ -287,8 +278,11 @@ class InfluenceFilterCallback(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Make the batch whole again, and say what scoring took of the step."""
         self._restore()
-        if self._seconds:
-            pl_module.log(f"{self.name}/cost", self._seconds / (time.perf_counter() - self._began))
+        whole = time.perf_counter() - self._began
+        if self.unit == "batch":
+            self._curves.step(pl_module, whole, self._seconds)
+        elif self._seconds:
+            pl_module.log(f"{self.name}/cost", self._seconds / whole)
 
     # ---------------------------------------------------------------- both
 
@@ -300,44 +294,25 @@ class InfluenceFilterCallback(L.Callback):
 
     @contextmanager
     def _timed(self, pl_module: L.LightningModule) -> Iterator[None]:
-        with stopwatch(pl_module, "score", already=self._seconds) as lap:
+        with stopwatch(pl_module, "score", already=self._seconds, log=self.unit == "buffer") as lap:
             yield
         self._seconds = lap.seconds
-
-    def _along(self, module: nn.Module) -> Direction | Mapping[str, Tensor]:
-        return self._reference.at(module, self.batches)
 
     def _score(self, pl_module: Any, batches: list[Any]) -> Tensor:
         module = _scored_module(pl_module)
         losses = self.losses if self.losses is not None else pl_module.policy_losses
         self.scorer.observe(module, _learning_rate(pl_module))
+        along = self._reference.at(module, self.batches)
         with torch.autocast(pl_module.device.type, enabled=False):  # under mixed precision, too, in the parameters' own
-            return self.scorer.score(module, losses, batches, self._along(module)).to(pl_module.device)
-
-    def _judge(self, scores: Tensor, batch: Any) -> tuple[Verdict, slice]:
-        """The verdict on the rows of all ranks, and where this rank's own are."""
-        columns = {"rewards": torch.zeros_like(scores), "groups": torch.arange(len(scores), device=scores.device)}
-        for name in columns:
-            values = column(batch, name)
-            missing, rule = values is None and name in self.keep.reads, type(self.keep).__name__
-            require(not missing, "keep", rule, f"it reads {name}, but what it judges has no entry of that name")
-            if values is not None:
-                columns[name] = torch.as_tensor(values, device=scores.device)
-        rewards, groups = gather(columns["rewards"])[0], gather(columns["groups"])[0]
-        scores, own = gather(scores)
-        return judge(scores, rewards, groups, self.keep, self.weight), own
+            return self.scorer.score(module, losses, batches, along).to(pl_module.device)
 
     def _takes_effect(self, verdict: Verdict) -> bool:
         return not self.dry_run and not (verdict.survival == 0.0 and self.on_empty == "keep_all")
 
-    def _conclude(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, verdict: Verdict, own: slice, batch: Any
-    ) -> None:
-        """Tell curves and audit, and stop if it is time."""
-        number = self.batches - 1
-        log_verdict(self.name, pl_module, verdict, own, batch, number)
+    def _conclude(self, trainer: L.Trainer, verdict: Verdict, own: slice, batch: Any) -> None:
+        """Write down what was decided, and stop if it is time."""
         if self._audit is not None:
-            self._audit.add(trainer.current_epoch, number, batch, verdict.part(own))
+            self._audit.add(trainer.current_epoch, self.batches - 1, batch, verdict.part(own))
         if self.dry_run:
             return
         one, row = ("batches", "row") if self.unit == "batch" else ("iterations", "episode")

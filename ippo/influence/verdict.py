@@ -71,6 +71,6 @@ def judge(scores: Tensor, rewards: Tensor, groups: Tensor, keep: KeepRule, weigh
     weights[kept] = weight(scores[kept])
     why = [
         "" if stays else keep.reason if usable else "score is not finite"
-        for stays, usable in zip(kept, finite, strict=True)
+        for stays, usable in zip(kept.tolist(), finite.tolist(), strict=True)
     ]
     return Verdict(scores, kept, weights, why)

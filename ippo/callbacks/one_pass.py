@@ -1,0 +1,53 @@
+"""Scores in the pass that PPO makes anyway: the old log-probabilities, taken in forward mode, bring their slopes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ippo.episodes import Episodes
+from ippo.influence import Direction, Scorer
+from ippo.influence.exact import token_scores_from_slopes
+from ippo.look_back import LookBack
+
+
+def fits_one_pass(module: Any, scorer: Scorer) -> bool:
+    """Whether the module's loss depends on its parameters through the old log-probabilities alone, and the scorer works
+    in forward mode.
+
+    In half precision the two passes round differently, and PPO's ratios would not start at 1.
+    """
+    if not scorer.forward_mode or not hasattr(module, "objective") or not module.objective.is_of_logprobs:
+        return False
+    return next(module.scored_module.parameters()).dtype == torch.float32
+
+
+def with_slopes(
+    module: Any, scorer: Any, look: LookBack, direction: Direction | Mapping[str, Tensor], batch_size: int
+) -> LookBack:
+    """The same responses with log-probabilities under the sampling policy, and their slopes along the direction.
+
+    Args:
+        module: with ``objective`` and ``scored_module``.
+        scorer: one with ``derivatives``.
+        look: sampled responses.
+        direction: as for :meth:`ippo.influence.Scorer.score`.
+        batch_size: responses at a time.
+    """
+    batches = look.sequences.chunks(batch_size)
+    found = scorer.derivatives(module.scored_module, module.objective.logprobs, batches, direction)
+    width = look.sequences.response_ids.shape[1]
+    logprobs, slopes = (functional.pad(values, (0, width - values.shape[1])) for values in found)
+    return LookBack(look.sequences, logprobs, slopes)
+
+
+def token_scores(module: Any, episodes: Episodes) -> Tensor:
+    """[n, t] what each token adds to its episode's score, by the chain rule from the slopes that episodes carry."""
+    assert episodes.slopes is not None
+    of_logprobs = partial(module.objective.of_logprobs, episodes=episodes)
+    return token_scores_from_slopes(of_logprobs, episodes.old_logprobs, episodes.slopes)

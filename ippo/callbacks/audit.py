@@ -44,10 +44,11 @@ class Audit:
             self.flush()
             self._epoch, self._part = epoch, 0
         rows = len(verdict.scores)
+        ids = self._ids(batch, rows)
         self._rows["epoch"] += [epoch] * rows
         self._rows["batch"] += [number] * rows
         self._rows["row"] += range(rows)
-        self._rows["id"] += self._ids(batch, rows)
+        self._rows["id"] += ids
         self._rows["score"] += verdict.scores.tolist()
         self._rows["weight"] += verdict.weights.tolist()
         self._rows["kept"] += verdict.kept.tolist()

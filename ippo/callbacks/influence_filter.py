@@ -40,7 +40,7 @@ from ippo.influence import (
     Verdict,
     WeightRule,
 )
-from ippo.influence.parameters import trainable
+from ippo.influence.parameters import choose, trainable
 from ippo.look_back import LookBack
 from ippo.stopwatch import stopwatch
 
@@ -66,7 +66,7 @@ class InfluenceFilterCallback(L.Callback):
         keep: which episodes stay.
         weight: weights of those that stay; None is proportional to the score wherever weights are heard.
         min_survival: stop when a smaller share than this survives ...
-        patience: ... in this many iterations or scored batches in a row.
+        patience: ... in this many iterations in a row; of batches, in this many epochs.
         on_empty: when nothing survives, ``"skip"`` the update, ``"keep_all"`` of the episodes at weight 1, or
             ``"stop"``.
         batch_size: episodes of a buffer scored at a time; bounds memory, changes no score.
@@ -150,6 +150,7 @@ class InfluenceFilterCallback(L.Callback):
         self._curves = FilterCurves(name)
         self._undo: list[Undo] = []  # what makes a batch whole again; filters of one trainer share the list
         self._told = WarningCache()
+        self._survivals: list[float] = []  # of the epoch's batches
         self._emitted = self._muted = False
         self._began = self._seconds = 0.0  # of this batch: when it began, and what scoring has taken of it so far
 
@@ -159,8 +160,6 @@ class InfluenceFilterCallback(L.Callback):
         """Refuse whatever can be told to be wrong before there is data."""
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         filters = [callback for callback in callbacks if isinstance(callback, InfluenceFilterCallback)]
-        alone = [other.name for other in filters].count(self.name) <= 1
-        require(alone, "name", self.name, "another filter of this trainer has it: give each its own")
         self._undo = filters[0]._undo if filters else self._undo
         if self.unit == "batch":
             iterator = is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True)
@@ -186,10 +185,10 @@ class InfluenceFilterCallback(L.Callback):
         self._reference.check(module)
         if self.audit is not None:
             self._audit = Audit(Path(trainer.default_root_dir) / self.audit, self.name, self.row_id)
-        size = sum(map(torch.numel, trainable(module).values()))
-        part = getattr(self.scorer, "parameters", None)
-        only = "" if part is None else f", of which those that {part!r} picks"
-        rank_zero_info(f"Filter {self.name!r} scores by the {size:,} parameters of {type(module).__name__}{only}.")
+        parameters = trainable(module)
+        chosen = sum(parameters[name].numel() for name in choose(module, self.scorer.parameters))
+        size = sum(map(torch.numel, parameters.values()))
+        rank_zero_info(f"{self.name}: rows score by {chosen:,} of the {size:,} parameters of {type(module).__name__}.")
 
     # ---------------------------------------------------------------- unit="buffer"
 
@@ -313,25 +312,33 @@ class InfluenceFilterCallback(L.Callback):
         """Write down what was decided, and stop if it is time."""
         if self._audit is not None:
             self._audit.add(trainer.current_epoch, self.batches - 1, batch, verdict.part(own))
-        if self.dry_run:
-            return
-        one, row = ("batches", "row") if self.unit == "batch" else ("iterations", "episode")
-        if self.survival.reached(verdict.survival):
+        if self.unit == "batch":
+            self._survivals.append(verdict.survival)  # one batch is too few rows to stop by: the epoch decides
+        else:
+            self._stop_in_time(trainer, verdict.survival)
+        if verdict.survival == 0.0 and self.on_empty == "stop" and not self.dry_run:
+            self._stop(trainer, f"no {'row' if self.unit == 'batch' else 'episode'} survived")
+
+    def _stop_in_time(self, trainer: L.Trainer, survival: float) -> None:
+        if not self.dry_run and self.survival.reached(survival):
+            rows, times = ("rows", "epochs") if self.unit == "batch" else ("episodes", "iterations")
             least, patience = self.survival.minimum, self.survival.patience
-            self._stop(trainer, f"below {least:.0%} of the {row}s survived, {patience} {one} in a row")
-        elif verdict.survival == 0.0 and self.on_empty == "stop":
-            self._stop(trainer, f"no {row} survived")
+            self._stop(trainer, f"below {least:.0%} of the {rows} survived, {patience} {times} in a row")
 
     def _stop(self, trainer: L.Trainer, reason: str) -> None:
         self.stopping_reason_message = reason
         trainer.should_stop = True
+        rank_zero_info(f"{self.name}: training stops, {reason}.")
 
     # ---------------------------------------------------------------- after
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the audit file; and tell who waits for rollouts that never come."""
+        """Write the audit file, stop if it is time; and tell who waits for rollouts that never come."""
         if self._audit is not None:
             self._audit.flush()
+        if self._survivals:
+            self._stop_in_time(trainer, sum(self._survivals) / len(self._survivals))
+            self._survivals.clear()
         silent = self.unit == "buffer" and not self._emitted and not trainer.should_stop
         remedy = (
             f"{type(pl_module).__name__} let an epoch pass without a rollout: add emit(self.trainer, self, "

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ippo.influence.direction import Direction, Losses
+from ippo.influence.parameters import Subset
 
 
 class Scorer(ABC):
@@ -17,9 +18,11 @@ class Scorer(ABC):
     Attributes:
         forward_mode: whether it has ``derivatives(module, function, batches, direction)``, values a token and their
             slopes along the direction in one pass, from which scores follow by the chain rule.
+        parameters: which parameters count, see :data:`ippo.influence.parameters.Subset`; None for all.
     """
 
     forward_mode = False
+    parameters: Subset = None
 
     @abstractmethod
     def score(

@@ -45,7 +45,7 @@ class TracInScorer(Scorer):
         self, snapshots: int = 3, device: str | None = None, backend: Backend = "auto", parameters: Subset = None
     ) -> None:
         require(snapshots >= 1, "snapshots", snapshots, "use a whole number of at least 1")
-        self.exact, self.device = ExactScorer(backend, parameters), device
+        self.exact, self.device, self.parameters = ExactScorer(backend, parameters), device, parameters
         self.path: deque[tuple[float, dict[str, Tensor]]] = deque(maxlen=snapshots)
 
     def observe(self, module: nn.Module, learning_rate: float) -> None:

@@ -1,4 +1,4 @@
-"""The other exact ways to the same scores: hooks, one backward each, and finite differences.
+"""Two other ways to the same scores: hooks, and finite differences.
 
 Every function takes a module, losses, one micro-batch and a direction, and returns [n] scores.
 """
@@ -18,8 +18,7 @@ from ippo.influence.direction import Losses
 from ippo.influence.forward_mode import FixedPadding
 from ippo.influence.jvp import call_with
 from ippo.influence.parameters import check_losses, trainable
-from ippo.influence.sites import Arguments, Site, find_sites
-from ippo.influence.watch import UncoveredLayerError
+from ippo.influence.sites import Arguments, Site, find_sites, row_dots
 
 
 def ghost_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mapping[str, Tensor]) -> Tensor:
@@ -35,21 +34,6 @@ def ghost_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mappi
 
     values = checked_backward(module, lambda: losses(module, batch), add)
     return torch.stack(parts).sum(0) if parts else torch.zeros_like(values)
-
-
-def loop_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mapping[str, Tensor]) -> Tensor:
-    """One backward an episode through the batch's shared graph; pass micro-batches of one to bound its cost."""
-    parameters = trainable(module)
-    with torch.enable_grad():
-        values = losses(module, batch)
-        check_losses(values)
-        scores = torch.zeros(len(values), device=values.device)
-        for index, value in enumerate(values):
-            gradients = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
-            for name, gradient in zip(parameters, gradients, strict=True):
-                if gradient is not None:
-                    scores[index] += (gradient.float() * direction[name].float()).sum()
-    return scores
 
 
 def fd_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mapping[str, Tensor]) -> Tensor:
@@ -80,42 +64,35 @@ def fd_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mapping[
     return (sides[0] - sides[1]) / (2 * step)
 
 
-def squared_norms(module: nn.Module, losses: Losses, batch: Any) -> Tensor:
-    """[n] squared length of each episode's gradient. The largest layer's gradients of all ``n`` are held at a time, so
-    that the size of the batch bounds the memory; where hooks cannot tell episodes apart, one backward each.
+def ghost_scores_and_norms(
+    module: nn.Module, losses: Losses, batch: Any, direction: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """[n] scores and [n] squared lengths of the gradients, from one backward. The largest layer's gradients of all
+    ``n`` are held at a time, so that the size of the batch bounds the memory.
+
+    Raises:
+        UncoveredLayerError: if a layer's rows cannot be told apart; no layer is ever left out.
     """
-    uses = Counter(name for site in find_sites(module) for name in site.names.values())
+    owners = Counter(name for site in find_sites(module) for name in site.names.values())
+    scores: list[Tensor] = []
     squares: list[Tensor] = []
     shared: dict[str, Tensor] = {}  # gradients of parameters with several uses add up before they are squared
-    seen: set[str] = set()
 
     def add(site: Site, arguments: Arguments, b: Tensor) -> None:
-        if site.name in seen:
-            raise UncoveredLayerError(site.name, "it runs twice in one pass")
-        seen.add(site.name)
-        for own, rows in site.row_gradients(arguments, b).items():
+        gradients = site.row_gradients(arguments, b)
+        scores.append(row_dots(gradients, site.along(direction)))
+        for own, rows in gradients.items():
             name = site.names[own]
-            if uses[name] == 1:
+            if owners[name] == site.runs == 1:
                 squares.append(_row_squares(rows))
             else:
                 shared[name] = shared[name] + rows if name in shared else rows
 
-    try:
-        values = checked_backward(module, lambda: losses(module, batch), add)
-    except UncoveredLayerError:
-        return _norms_by_loop(module, losses, batch)
+    values = checked_backward(module, lambda: losses(module, batch), add)
+    if not scores:
+        return torch.zeros_like(values), torch.zeros_like(values)
     squares += [_row_squares(rows) for rows in shared.values()]
-    return torch.stack(squares).sum(0) if squares else torch.zeros_like(values)
-
-
-def _norms_by_loop(module: nn.Module, losses: Losses, batch: Any) -> Tensor:
-    parameters = list(trainable(module).values())
-    with torch.enable_grad():
-        values = losses(module, batch)
-        check_losses(values)
-        rows = [torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True) for value in values]
-    squares = [[gradient.float().square().sum() for gradient in row if gradient is not None] for row in rows]
-    return torch.stack([torch.stack(row).sum() if row else values.new_zeros(()) for row in squares]).detach()
+    return torch.stack(scores).sum(0), torch.stack(squares).sum(0)
 
 
 def _row_squares(rows: Tensor) -> Tensor:

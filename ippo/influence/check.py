@@ -10,45 +10,52 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ippo.influence.loop import episode_gradients
 from ippo.influence.parameters import check_losses, trainable
-from ippo.influence.sites import Arguments, Site, find_sites
+from ippo.influence.sites import Arguments, ScaleSite, Site, find_sites, row_dots
 from ippo.influence.watch import OnGradient, UncoveredLayerError, watched_backward
 
-_passed: WeakKeyDictionary[nn.Module, set[frozenset[str]]] = WeakKeyDictionary()
+_passed: WeakKeyDictionary[nn.Module, dict[frozenset[str], set[str]]] = WeakKeyDictionary()
+"""For each module and choice of trainable parameters, the layers that are a ScaleSite."""
 
 
 def checked_backward(module: nn.Module, losses: Callable[[], Tensor], on_gradient: OnGradient) -> Tensor:
     """:func:`watched_backward`, after a trial against two plain backwards at the first time.
 
     The trial takes the first and the last episode of the batch: each layer's part of their scores along a random
-    direction must be what their own gradients say. A batch of one episode proves nothing and is not counted.
+    direction must be what their own gradients say. A layer without a formula of its own is also tried as a
+    :class:`ScaleSite`, which it stays if all gradients agree. A batch of one episode proves nothing and is not counted.
 
     Raises:
         UncoveredLayerError: by name, if a layer fails.
     """
     names = frozenset(trainable(module))
-    passed = _passed.setdefault(module, set())
-    if names not in passed and _trial(module, losses):
-        passed.add(names)
-    return watched_backward(module, losses, on_gradient)
+    passed = _passed.setdefault(module, {})
+    scales = passed[names] if names in passed else set()
+    if names not in passed and _trial(module, losses, scales):
+        passed[names] = scales
+    return watched_backward(module, losses, on_gradient, scales)
 
 
-def _trial(module: nn.Module, losses: Callable[[], Tensor]) -> bool:
-    """Whether the trial was one: an episode alone, or gradients that are all zero, are none."""
+def _trial(module: nn.Module, losses: Callable[[], Tensor], scales: set[str]) -> bool:
+    """Whether the trial was one: an episode alone, or gradients that are all zero, are none. Fills ``scales``."""
     direction = _Random(trainable(module))
     groups = _groups(find_sites(module))
     expected = _by_plain_backwards(module, losses, direction, groups)
     found: dict[str, list[Tensor]] = defaultdict(list)
+    others: set[str] = set()
 
     def add(site: Site, arguments: Arguments, b: Tensor) -> None:
         part = site.dots(arguments, b, direction)
         if type(site) is Site:  # its gradients a row take a reading of the arguments of their own
             rows = site.row_gradients(arguments, b)
-            again = sum((_row_dots(rows[own], direction[name]) for own, name in site.names.items()), part * 0)
+            again = row_dots(rows, site.along(direction))
             part = torch.where((again - part).abs() <= 0.01 * part.abs().max(), part, torch.nan)
+            (scales if ScaleSite.fits(site, arguments, b, rows) else others).add(site.name)
         found[groups[site.name]].append(part)
 
     n = len(watched_backward(module, losses, add))
+    scales -= others
     largest = max(float(part.abs().max()) for part in expected.values())
     half = any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in trainable(module).values())
     relative, absolute = (0.25, 0.1) if half else (0.01, 1e-4)
@@ -63,20 +70,14 @@ def _by_plain_backwards(
     module: nn.Module, losses: Callable[[], Tensor], direction: Mapping[str, Tensor], groups: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """[2] each group's part of the scores of the first and the last episode."""
-    parameters = trainable(module)
     with torch.enable_grad():
         values = losses()
         check_losses(values)
-        ends = []
-        for value in (values[0], values[-1]):
-            parts: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=values.device))
-            if value.requires_grad:
-                gradients = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
-                for name, gradient in zip(parameters, gradients, strict=True):
-                    if gradient is not None:
-                        parts[groups[name]] = parts[groups[name]] + (gradient.float() * direction[name]).sum()
-            ends.append(parts)
-    return {group: torch.stack([end[group] for end in ends]) for group in set(groups.values())}
+        parts = {group: torch.zeros(2, device=values.device) for group in groups.values()}
+        for end, gradients in enumerate(episode_gradients(module, values[[0, -1]])):
+            for name, gradient in gradients.items():
+                parts[groups[name]][end] += (gradient.float() * direction[name]).sum()
+    return parts
 
 
 def _groups(sites: list[Site]) -> dict[str, str]:
@@ -108,6 +109,3 @@ class _Random(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.parameters)
 
-
-def _row_dots(rows: Tensor, direction: Tensor) -> Tensor:
-    return (rows.float() * direction).flatten(1).sum(1)

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ippo.errors import require
-from ippo.influence.backends import fd_scores, ghost_scores, loop_scores, squared_norms
+from ippo.influence.backends import fd_scores, ghost_scores, ghost_scores_and_norms
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
 from ippo.influence.directions import leave_one_out, leaves_one_out
 from ippo.influence.jvp import derivative, jvp_scores
+from ippo.influence.loop import loop_scores, loop_scores_and_norms
 from ippo.influence.parameters import Subset, scored
 from ippo.influence.scorer import Scorer
 from ippo.influence.watch import UncoveredLayerError
@@ -72,16 +73,11 @@ class ExactScorer(Scorer):
                 self._candidates = ["ghost", "jvp", "loop"]
                 self.choice = "ghost: every trainable parameter acts inside a layer whose rows are the episodes"
             one_batch = self._pick if self.backend == "auto" else _BACKENDS[self.backend]
-            scores, norms = [], []
-            for batch in batches:
-                scores.append(one_batch(module, losses, batch, along).detach().float())
-                if leaves_one_out(direction):
-                    norms.append(squared_norms(module, losses, batch))
-        if not scores:
-            return torch.empty(0)
-        if leaves_one_out(direction):
-            return leave_one_out(torch.cat(scores), torch.cat(norms))
-        return torch.cat(scores)
+            if leaves_one_out(direction):
+                both = [self._with_norms(module, losses, batch, along) for batch in batches]
+                return leave_one_out(*map(torch.cat, zip(*both, strict=True))) if both else torch.empty(0)
+            scores = [one_batch(module, losses, batch, along).detach().float() for batch in batches]
+        return torch.cat(scores) if scores else torch.empty(0)
 
     def token_scores(
         self,
@@ -132,6 +128,20 @@ class ExactScorer(Scorer):
         if not values:
             return torch.empty(0, 0), torch.empty(0, 0)
         return pad_sequence(values, batch_first=True), pad_sequence(slopes, batch_first=True)
+
+    def _with_norms(
+        self, module: nn.Module, losses: Losses, batch: Any, along: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Scores and squared norms. Norms take the gradients themselves, which give the scores as well: no backend is
+        cheaper then."""
+        self.choice = "ghost: the length of each gradient is asked for, and hooks give it with the score"
+        try:
+            return ghost_scores_and_norms(module, losses, batch, along)
+        except UncoveredLayerError as refusal:
+            if self.backend == "ghost":
+                raise
+            self.choice = f"loop: hooks cannot cover {refusal.layer!r}, because {refusal.reason}"
+            return loop_scores_and_norms(module, losses, batch, along)
 
     def _pick(self, module: nn.Module, losses: Losses, batch: Any, along: Mapping[str, Tensor]) -> Tensor:
         """The first backend that can: what one refuses for a batch it is not asked again."""

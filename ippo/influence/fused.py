@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ippo.influence.check import checked_backward
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
 from ippo.influence.directions import leaves_one_out
 from ippo.influence.parameters import Subset, scored, trainable
-from ippo.influence.sites import Arguments, Site
+from ippo.influence.sites import Arguments, Site, row_dots, weighted_sum
 
 Weigh = Callable[[Tensor], Tensor]
 """[n] scores -> [n] factors of the losses, 0 for an episode that is dropped."""
@@ -60,13 +61,19 @@ def score_and_backward(
     require(not leaves_one_out(direction), "direction", "BufferDirection(leave_one_out=True)", "use ExactScorer")
     with scored(module, parameters):
         along = resolve(direction, module, Buffer(losses, [batch]))
-    kept: list[tuple[Site, Arguments, Tensor]] = []
+    kept: list[tuple[Site, Callable[[Tensor], dict[str, Tensor]]]] = []
     parts: list[Tensor] = []
 
     def keep(site: Site, arguments: Arguments, b: Tensor) -> None:
-        kept.append((site, arguments, b))
-        if site.along(along):
-            parts.append(site.dots(arguments, b, along))
+        """What is shorter is kept: the gradients a row, or what they would be formed from."""
+        mine = site.along(along)
+        if site.is_short(arguments, b):
+            rows = site.row_gradients(arguments, b)
+            kept.append((site, partial(weighted_sum, rows)))
+            parts.extend([row_dots(rows, mine)] if mine else [])
+        else:
+            kept.append((site, partial(site.gradients, arguments, b)))
+            parts.extend([site.dots(arguments, b, along)] if mine else [])
 
     with scored(module):
         values = checked_backward(module, lambda: losses(module, batch), keep)
@@ -77,8 +84,8 @@ def score_and_backward(
         require(fits, "weigh", f"a result of {found}", "return one finite factor an episode, [n]")
         targets = trainable(module)
         while kept:
-            site, arguments, b = kept.pop()
-            for own, gradient in site.gradients(arguments, b, weights.float()).items():
+            site, weighted = kept.pop()
+            for own, gradient in weighted(weights.float()).items():
                 _add(targets[site.names[own]], gradient)
     return scores
 

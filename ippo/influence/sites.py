@@ -1,22 +1,22 @@
-"""What a layer's own parameters do to a gradient: the four formulas that every hook-based scorer is made of.
+"""What a layer's own parameters do to a gradient: the formulas that every hook-based scorer is made of.
 
 A *site* is a module that owns trainable parameters. Its inputs ``a`` and the gradient ``b`` of its output are all that
 is needed to know what the layer adds to an episode's gradient. Linear layers and embeddings have formulas of their
-own, which never form a gradient per episode; any other layer (norms, value heads, LoRA's parts) is differentiated by
-torch, alone, with its inputs held fixed. Rows of ``a`` and ``b`` are episodes: both start with axis n.
+own, which never form a gradient per episode; a norm's gradient is so short that it is formed; any other layer is
+differentiated by torch, alone, with its inputs held fixed. Rows of ``a`` and ``b`` are episodes: both start with axis n.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
-from torch.nn.functional import layer_norm
+from torch.nn.functional import layer_norm, rms_norm
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils import _pytree as pytree
 
@@ -34,10 +34,14 @@ class Site:
         name: of the module inside the scored one.
         module: the layer.
         names: the layer's own trainable parameters, by their name in the layer and in ``trainable(module)``.
+
+    Attributes:
+        runs: how often the layer has run since it is watched.
     """
 
     def __init__(self, name: str, module: nn.Module, names: Mapping[str, str]) -> None:
         self.name, self.module, self.names = name, module, dict(names)
+        self.runs = 0
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -47,6 +51,10 @@ class Site:
     def along(self, direction: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The part of a direction that belongs to this layer, by the layer's own names."""
         return {own: direction[name] for own, name in self.names.items() if name in direction}
+
+    def is_short(self, arguments: Arguments, b: Tensor) -> bool:
+        """Whether its gradients, a row each, are cheap to form and no longer than what they are formed from."""
+        return False
 
     def dots(self, arguments: Arguments, b: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
         """[n] <b_i, derivative of the output along the direction>: the layer's part of every score."""
@@ -118,6 +126,10 @@ class LinearSite(Site):
             scores = scores + self.bias_gradients(b) @ along["bias"].float()
         return scores
 
+    def is_short(self, arguments: Arguments, b: Tensor) -> bool:
+        left, right = (factor.shape for factor in self._factors(arguments, b))
+        return left[2] * right[2] <= left[1] * (left[2] + right[2])
+
     def gradients(self, arguments: Arguments, b: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Rows of weight 0 leave before the product, and the narrower factor takes the weights."""
         kept = weights.nonzero().flatten()
@@ -183,35 +195,80 @@ class EmbeddingSite(Site):
         return ids, b if padding is None else b.masked_fill((ids == padding).unsqueeze(-1), 0)
 
 
-class LayerNormSite(Site):
-    """``nn.LayerNorm``, whose output is the fused kernel's, with the direction in place of weight and bias."""
+class RowsSite(Site):
+    """A layer whose gradients are formed a row each, because they are short."""
+
+    def is_short(self, arguments: Arguments, b: Tensor) -> bool:
+        return True
 
     def dots(self, arguments: Arguments, b: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
-        along, norm = self.along(direction), self._norm
-        weight = along.get("weight", torch.zeros_like(norm.weight))
-        a = _input(arguments)
-        return _row_dots(layer_norm(a, norm.normalized_shape, weight.to(a), None, norm.eps), b) + self._bias(b, along)
+        return row_dots(self.row_gradients(arguments, b), self.along(direction))
+
+    def gradients(self, arguments: Arguments, b: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        return weighted_sum(self.row_gradients(arguments, b), weights)
+
+
+class ScaleSite(RowsSite):
+    """A layer that uses its parameters elementwise, as norms scale: each row may be given parameters of its own, whose
+    gradients then come apart in one backward."""
 
     def row_gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
-        a, norm = _input(arguments), self._norm
-        scaled = b.float() * layer_norm(a, norm.normalized_shape, None, None, norm.eps).float()
+        args, kwargs = arguments
+        rows = {own: self._per_row(value, b).requires_grad_() for own, value in self.parameters.items()}
+        with torch.enable_grad():
+            found = torch.autograd.grad(self._forward(rows, args, kwargs), list(rows.values()), b)
+        return {own: gradient.reshape(len(b), *self.parameters[own].shape) for own, gradient in zip(rows, found)}
+
+    @classmethod
+    def fits(cls, site: Site, arguments: Arguments, b: Tensor, rows: Mapping[str, Tensor]) -> bool:
+        """Whether the layer gives the gradients a row that another way gave."""
+        try:
+            found = cls(site.name, site.module, site.names).row_gradients(arguments, b)
+        except RuntimeError:  # it does not take such parameters
+            return False
+        return all(_close(found[own], part) for own, part in rows.items())
+
+    @staticmethod
+    def _per_row(value: Tensor, b: Tensor) -> Tensor:
+        """[n, 1, ..., d], which broadcasts over the output as [d] does."""
+        return value.expand(len(b), *(1 for _ in range(b.dim() - 1 - value.dim())), *value.shape)
+
+
+class NormSite(RowsSite):
+    """``nn.LayerNorm`` and ``nn.RMSNorm``, whose kernels take no other shape of parameters."""
+
+    def row_gradients(self, arguments: Arguments, b: Tensor) -> dict[str, Tensor]:
+        a, norm = _input(arguments), self.module
+        assert isinstance(norm, nn.LayerNorm | nn.RMSNorm)
+        if isinstance(norm, nn.RMSNorm):
+            unit = rms_norm(a, list(norm.normalized_shape), None, norm.eps)
+        else:
+            unit = layer_norm(a, norm.normalized_shape, None, None, norm.eps)
+        whole = {"weight": lambda: b.float() * unit, "bias": lambda: b.float()}
         axes = tuple(range(1, b.dim() - len(norm.normalized_shape)))
-        whole = {"weight": scaled, "bias": b.float()}
-        return {own: whole[own].sum(axes) if axes else whole[own] for own in self.names}
-
-    @property
-    def _norm(self) -> nn.LayerNorm:
-        assert isinstance(self.module, nn.LayerNorm)
-        return self.module
-
-    def _bias(self, b: Tensor, along: Mapping[str, Tensor]) -> Tensor | float:
-        return (b.float() * along["bias"].float()).flatten(1).sum(1) if "bias" in along else 0.0
+        return {own: whole[own]().sum(axes) if axes else whole[own]() for own in self.names}
 
 
-def find_sites(module: nn.Module) -> list[Site]:
-    """Every module that owns a trainable parameter."""
+def row_dots(rows: Mapping[str, Tensor], along: Mapping[str, Tensor]) -> Tensor:
+    """[n] dot products of [n, ...] gradients with a direction, over the parameters that it has."""
+    return torch.stack([rows[own].float().flatten(1) @ part.float().flatten() for own, part in along.items()]).sum(0)
+
+
+def weighted_sum(rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+    """The sum of [n, ...] gradients times [n] weights."""
+    return {own: (weights @ part.float().flatten(1)).view(part.shape[1:]) for own, part in rows.items()}
+
+
+def find_sites(module: nn.Module, scales: Collection[str] = ()) -> list[Site]:
+    """Every module that owns a trainable parameter.
+
+    Args:
+        module: the scored one.
+        scales: names of those without a formula of their own that are known to be a :class:`ScaleSite`.
+    """
     canonical = {id(parameter): name for name, parameter in trainable(module).items()}
-    return [site for name, part in module.named_modules() if (site := _site(name, part, canonical))]
+    sites = [site for name, part in module.named_modules() if (site := _site(name, part, canonical))]
+    return [ScaleSite(one.name, one.module, one.names) if one.name in scales else one for one in sites]
 
 
 def why_not(site: Site, shape: torch.Size, n: int, axes: int) -> str | None:
@@ -255,7 +312,8 @@ def _input(arguments: Arguments) -> Tensor:
 _FORMULAS: tuple[tuple[type[nn.Module], type[Site]], ...] = (
     (nn.Linear, LinearSite),
     (nn.Embedding, EmbeddingSite),
-    (nn.LayerNorm, LayerNormSite),
+    (nn.LayerNorm, NormSite),
+    (nn.RMSNorm, NormSite),
 )
 
 
@@ -266,6 +324,11 @@ def _has_rows(leaf: Any, n: int) -> bool:
 def _like(weights: Tensor, values: Tensor) -> Tensor:
     """[n] -> [n, 1, ...], to multiply [n, ...] values by."""
     return weights.to(values.dtype).view(-1, *(1 for _ in values.shape[1:]))
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    precise = found.dtype in (torch.float32, torch.float64)
+    return bool(((found - expected).abs() <= (1e-4 if precise else 0.05) * expected.abs().max()).all())
 
 
 def _in_time(values: Tensor) -> Tensor:

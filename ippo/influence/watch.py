@@ -1,20 +1,20 @@
 """Hooks that hand over each layer's inputs and output gradient, in one forward and one backward for activations only.
 
-While a module is watched its parameters are frozen, so the backward forms no weight gradient; and nothing slips by: a
-trainable parameter that is used outside its own layer, or a layer whose rows are not the episodes, is refused by name.
+While a module is watched a parameter needs no gradient inside the layers that own it, so the backward forms none; and
+nothing slips by: outside of them it does, so that a use that hooks cannot see is in the graph of the losses, and is
+refused by name, as a layer is whose rows are not the episodes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ippo.errors import UsageError
@@ -23,10 +23,6 @@ from ippo.influence.sites import Arguments, Site, find_sites, why_not
 
 OnGradient = Callable[[Site, Arguments, Tensor], None]
 """Called once a layer and use, from the last to the first, with the layer's inputs and its output's gradient."""
-
-
-_HARMLESS = (int, float, str, type(None), torch.Size, torch.dtype, torch.device, torch.layout)
-"""What may be read of a parameter anywhere: its shape, its type, its place."""
 
 
 class UncoveredLayerError(UsageError):
@@ -38,13 +34,16 @@ class UncoveredLayerError(UsageError):
         self.layer, self.reason = layer, reason
 
 
-def watched_backward(module: nn.Module, losses: Callable[[], Tensor], on_gradient: OnGradient) -> Tensor:
+def watched_backward(
+    module: nn.Module, losses: Callable[[], Tensor], on_gradient: OnGradient, scales: Collection[str] = ()
+) -> Tensor:
     """One forward and one backward of ``losses().sum()`` that shows ``on_gradient`` every layer; no ``.grad`` changes.
 
     Args:
         module: its trainable parameters' layers are watched.
         losses: runs the forward; returns [n], one loss an episode.
         on_gradient: see :data:`OnGradient`.
+        scales: see :func:`find_sites`.
 
     Returns:
         [n] the losses, detached.
@@ -52,35 +51,27 @@ def watched_backward(module: nn.Module, losses: Callable[[], Tensor], on_gradien
     Raises:
         UncoveredLayerError: if a trainable parameter acts where its layer's hooks cannot see it, by episode.
     """
-    watch = _Watch(module, on_gradient)
-    with torch.enable_grad(), _frozen(module), watch.hooks():
-        with _OnlyAtHome(watch):
-            try:
-                values = losses()
-            except RuntimeError as error:
-                if "_Tap" not in str(error):
-                    raise
-                raise UncoveredLayerError("a layer", "its output is written over in place") from error
+    names = {parameter: name for name, parameter in trainable(module).items()}
+    watch = _Watch(find_sites(module, scales), on_gradient)
+    with torch.enable_grad(), watch.hooks():
+        values = losses()
         check_losses(values)
         watch.check_rows(len(values))
-        if values.requires_grad:  # else no loss depends on a trainable parameter
-            torch.autograd.grad(values.sum(), watch.anchor, allow_unused=True)
+        leaves = _leaves(values)
+        for leaf in leaves:
+            if leaf in names:
+                raise UncoveredLayerError(names[leaf], "it is used outside the forward of the layer that owns it")
+        if leaves:  # else no loss depends on a trainable parameter
+            torch.autograd.grad(values.sum(), leaves)
     return values.detach()
 
 
 class _Watch:
     """The state of one watched pass: which layers are running, and what came out of them."""
 
-    def __init__(self, module: nn.Module, on_gradient: OnGradient) -> None:
-        self.sites, self.on_gradient = find_sites(module), on_gradient
-        names = trainable(module)
-        self.names = {id(parameter): name for name, parameter in names.items()}
-        self.anchor = torch.zeros((), device=next(module.parameters()).device, requires_grad=True)
-        self.homes: dict[str, list[str]] = {name: [] for name in names}
-        for site in self.sites:
-            for name in site.names.values():
-                self.homes[name].append(site.name)
-        self.running: Counter[str] = Counter()
+    def __init__(self, sites: list[Site], on_gradient: OnGradient) -> None:
+        self.sites, self.on_gradient = sites, on_gradient
+        self.running: Counter[nn.Parameter] = Counter()
         self.outputs: list[tuple[Site, torch.Size]] = []
         self.paused = False
 
@@ -88,7 +79,8 @@ class _Watch:
     def hooks(self) -> Iterator[None]:
         handles = []
         for site in self.sites:
-            before, after = partial(self._before, site), partial(self._after, site)
+            own = [site.module.get_parameter(name) for name in site.names]
+            before, after = partial(self._before, own), partial(self._after, site, own)
             handles += [
                 site.module.register_forward_pre_hook(before),
                 site.module.register_forward_hook(after, prepend=True, with_kwargs=True),  # what forward returned
@@ -98,11 +90,8 @@ class _Watch:
         finally:
             for handle in handles:
                 handle.remove()
-
-    def is_home(self, parameter: Tensor) -> bool:
-        """Whether a watched parameter is used inside a running layer that owns it."""
-        name = self.names[id(parameter)]
-        return any(self.running[home] for home in self.homes[name])
+            for parameter in self.running:  # an error may have ended a layer half way
+                parameter.requires_grad_(True)
 
     def check_rows(self, n: int) -> None:
         axes = max((len(shape) for _, shape in self.outputs), default=0)
@@ -110,77 +99,65 @@ class _Watch:
             if reason := why_not(site, shape, n, axes):
                 raise UncoveredLayerError(site.name, reason)
 
-    def _before(self, site: Site, *_: Any) -> None:
-        self.running[site.name] += not self.paused
+    def _before(self, own: list[nn.Parameter], *_: Any) -> None:
+        if not self.paused:
+            for parameter in own:
+                self.running[parameter] += 1
+                parameter.requires_grad_(False)
 
-    def _after(self, site: Site, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        """Tap the output: keep the inputs until its gradient arrives, then hand over both."""
+    def _after(self, site: Site, own: list[nn.Parameter], module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if self.paused:
             return None
-        self.running[site.name] -= 1
-        if not torch.is_grad_enabled():
-            return None
+        tapped = self._tap(site, (args, kwargs), output) if torch.is_grad_enabled() else None
+        for parameter in own:
+            self.running[parameter] -= 1
+            parameter.requires_grad_(not self.running[parameter])
+        return tapped
+
+    def _tap(self, site: Site, arguments: Arguments, output: Any) -> Tensor:
+        """Keep the inputs until the output's gradient arrives, then hand over both."""
         if not isinstance(output, Tensor):
             raise UncoveredLayerError(site.name, f"it returns a {type(output).__name__}, not a tensor")
+        site.runs += 1
         self.outputs.append((site, output.shape))
-        leaves, structure = pytree.tree_flatten((args, kwargs))
-        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        plain = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        if not output.requires_grad:  # the first layer there: its output becomes a leaf of the graph
+            output = output.detach().requires_grad_().clone()  # a leaf itself may not be written over
+        leaves, structure = pytree.tree_flatten(arguments)
+        kept = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        versions = _versions(kept)
 
-        def receive(kept: tuple[Tensor, ...], gradient: Tensor) -> None:
-            restored = list(plain)
-            for place, tensor in zip(places, kept, strict=True):
-                restored[place] = tensor
+        def receive(gradient: Tensor) -> None:
+            if _versions(kept) != versions:
+                raise UncoveredLayerError(site.name, "its input is written over in place")
             self.paused = True  # the layer may run again, alone, for its formula: that is not another use of it
             try:
-                self.on_gradient(site, pytree.tree_unflatten(restored, structure), gradient)
+                with torch.no_grad():
+                    self.on_gradient(site, pytree.tree_unflatten(kept, structure), gradient)
             finally:
                 self.paused = False
+                kept.clear()
 
-        return _Tap.apply(output, self.anchor, receive, *(leaves[place].detach() for place in places))
-
-
-class _Tap(torch.autograd.Function):
-    """The identity, which sees the gradient pass by. What it keeps is saved as autograd saves, so that checkpointing
-    can drop and recompute it."""
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, anchor: Tensor, receive: Any, *kept: Tensor) -> Tensor:
-        ctx.receive = receive
-        ctx.save_for_backward(*kept)
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        with torch.no_grad():
-            ctx.receive(ctx.saved_tensors, gradient)
-        return gradient, *(None for _ in ctx.needs_input_grad[1:])
+        output.register_hook(receive)
+        return output
 
 
-class _OnlyAtHome(TorchFunctionMode):
-    """Refuses a trainable parameter that is read outside the forward of a layer that owns it."""
-
-    def __init__(self, watch: _Watch) -> None:
-        self.watch = watch
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if not isinstance(result, _HARMLESS) and torch.is_grad_enabled():  # a value without a gradient is a constant
-            for value in (*args, *kwargs.values()) if kwargs else args:
-                for one in value if type(value) in (tuple, list) else (value,):
-                    if id(one) in self.watch.names and not self.watch.is_home(one):
-                        name = self.watch.names[id(one)]
-                        raise UncoveredLayerError(name, "it is used outside the forward of the layer that owns it")
-        return result
+def _versions(leaves: list[Any]) -> list[int]:
+    """How often each tensor has been written over."""
+    return [leaf._version for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    parameters = list(trainable(module).values())
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+def _leaves(values: Tensor) -> list[Tensor]:
+    """The tensors that a graph begins with."""
+    leaves: list[Tensor] = []
+    nodes = [values.grad_fn]
+    seen = {None}
+    while nodes:
+        node = nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if not node.next_functions and isinstance(leaf, Tensor):
+            leaves.append(leaf)
+        nodes += [earlier for earlier, _ in node.next_functions]
+    return leaves

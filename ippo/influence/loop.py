@@ -1,0 +1,48 @@
+"""The slow way, which everything else is held against: one plain backward an episode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ippo.influence.direction import Losses
+from ippo.influence.parameters import check_losses, trainable
+
+
+def episode_gradients(module: nn.Module, values: Tensor) -> Iterator[dict[str, Tensor]]:
+    """The gradient of each loss, through the graph that they share; without the parameters that it does not read.
+
+    Args:
+        module: its trainable parameters are differentiated by.
+        values: [n] losses.
+    """
+    parameters = trainable(module)
+    for value in values:
+        if not value.requires_grad:
+            yield {}
+            continue
+        found = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
+        yield {name: gradient for name, gradient in zip(parameters, found, strict=True) if gradient is not None}
+
+
+def loop_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mapping[str, Tensor]) -> Tensor:
+    """[n] scores; pass micro-batches of one to bound its cost."""
+    return loop_scores_and_norms(module, losses, batch, direction)[0]
+
+
+def loop_scores_and_norms(
+    module: nn.Module, losses: Losses, batch: Any, direction: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """[n] scores and [n] squared lengths of the gradients."""
+    with torch.enable_grad():
+        values = losses(module, batch)
+        check_losses(values)
+        scores, squares = torch.zeros(2, len(values), device=values.device)
+        for index, gradients in enumerate(episode_gradients(module, values)):
+            for name, gradient in gradients.items():
+                scores[index] += (gradient.float() * direction[name].float()).sum()
+                squares[index] += gradient.float().square().sum()
+    return scores, squares

@@ -30,11 +30,35 @@ class ForwardMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _DETACHING or not torch.is_grad_enabled():
             args, kwargs = tree_map_only(Tensor, _primal, (args, kwargs))
+        elif func in _ELEMENTWISE and len(args) == 2 and not kwargs:
+            return elementwise(func, *args)
         return _OURS.get(func, func)(*args, **kwargs)
 
 
 def _primal(tensor: Tensor) -> Tensor:
     return forward_ad.unpack_dual(tensor).primal
+
+
+def elementwise(func: Callable[..., Tensor], left: Any, right: Any) -> Tensor:
+    """A sum, difference, product or quotient of two tensors or numbers, of which one may be a constant.
+
+    A constant has a tangent of zeros for torch, whose sums and products it works out in Python, at many times the cost
+    of the operation itself in a small model.
+    """
+    (x, dx), (y, dy) = _parts(left), _parts(right)
+    rule = _ELEMENTWISE[func]
+    if (dx is None) == (dy is None) or (rule == "quotient" and dx is None):
+        return func(left, right)
+    value = func(x, y)
+    if rule == "sum":
+        tangent = (dx if dy is None else func(torch.zeros_like(dy), dy)).expand_as(value)
+    else:
+        tangent = func(dx, y) if dy is None else func(x, dy)
+    return forward_ad.make_dual(value, tangent)
+
+
+def _parts(value: Any) -> tuple[Any, Tensor | None]:
+    return forward_ad.unpack_dual(value) if isinstance(value, Tensor) else (value, None)
 
 
 def embedding(ids: Tensor, weight: Tensor, padding_idx: int | None = None, *options: Any, **more: Any) -> Tensor:
@@ -114,12 +138,13 @@ def attention(
         key, value = key.repeat_interleave(shared, -3), value.repeat_interleave(shared, -3)
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     precise = torch.promote_types(query.dtype, torch.float32)
-    scores = ((query * factor) @ key.transpose(-2, -1)).to(precise)
+    scores = (elementwise(torch.mul, query, factor) @ key.transpose(-2, -1)).to(precise)
     if is_causal:
         seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-        scores = scores + _as_bias(seen)
+        scores = elementwise(torch.add, scores, _as_bias(seen))
     if attn_mask is not None:
-        scores = scores + (_as_bias(attn_mask) if attn_mask.dtype == torch.bool else attn_mask)
+        bias = _as_bias(attn_mask) if attn_mask.dtype == torch.bool else attn_mask
+        scores = elementwise(torch.add, scores, bias)
     shares: Tensor = _Softmax.apply(scores)
     mixed = shares.to(value.dtype) @ value
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # a query that sees no key gets zeros, as there
@@ -151,6 +176,12 @@ class _Softmax(torch.autograd.Function):
 
 
 _DETACHING = (Tensor.detach, torch.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
+
+_ELEMENTWISE: dict[Callable[..., Any], str] = {
+    **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, torch.sub, Tensor.sub, Tensor.__sub__), "sum"),
+    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__), "product"),
+    **dict.fromkeys((torch.div, Tensor.div, Tensor.__truediv__), "quotient"),
+}
 
 _OURS: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.embedding: embedding,

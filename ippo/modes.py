@@ -12,9 +12,11 @@ from torch import nn
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Dropout off in every submodule, and afterwards each one's own mode again."""
     modes = {part: part.training for part in module.modules()}
-    module.eval()
+    if any(modes.values()):
+        module.eval()
     try:
         yield
     finally:
         for part, mode in modes.items():
-            part.training = mode
+            if part.training != mode:
+                part.training = mode

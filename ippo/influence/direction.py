@@ -137,6 +137,7 @@ def resolve(
         shape, device = tuple(tensor.shape), str(tensor.device)
         require(shape == parameter.shape, argument, f"shape {shape}", f"the parameter has {tuple(parameter.shape)}")
         require(tensor.device == parameter.device, argument, f"on {device}", f"move it to {parameter.device}")
-        finite = bool(torch.isfinite(tensor).all())
+        # A sum, which is cheap, is finite only if all of it is; that of finite numbers may still overflow.
+        finite = bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
         require(finite, argument, "NaN or Inf", "mend the reference loss: scores along it would mean nothing")
     return {name: tensors[name].to(parameter) for name, parameter in parameters.items()}

@@ -9,7 +9,7 @@ from typing import Union
 
 from torch import Tensor, nn
 
-from ippo.errors import require
+from ippo.errors import UsageError, require
 from ippo.modes import evaluation_mode
 
 Subset = Union[str, int, None]
@@ -69,14 +69,15 @@ def scored(module: nn.Module, subset: Subset = None) -> Iterator[None]:
     Raises:
         UsageError: if the module is compiled or quantised, or the subset does not fit it.
     """
-    compiled = [name or "the module itself" for name, part in module.named_modules() if hasattr(part, "_orig_mod")]
-    require(not compiled, "module", f"compiled in {compiled[:1]}", "score the uncompiled module, compiled._orig_mod")
-    quantised = [name for name, part in module.named_modules() if "ao.nn.quantized" in type(part).__module__]
-    require(
-        not quantised, "module", f"quantised in {quantised[:1]}", "its layers have no gradient: score the float one"
-    )
-    chosen = choose(module, subset)
-    others = [parameter for name, parameter in trainable(module).items() if name not in chosen]
+    for name, part in module.named_modules():
+        if hasattr(part, "_orig_mod"):
+            remedy = "score the uncompiled module, compiled._orig_mod"
+            raise UsageError("module", f"compiled in {[name or 'the module itself']}", remedy)
+        if "ao.nn.quantized" in type(part).__module__:
+            raise UsageError("module", f"quantised in {[name]}", "its layers have no gradient: score the float one")
+    parameters = trainable(module)
+    chosen = parameters.keys() if subset is None else choose(module, subset)
+    others = [parameter for name, parameter in parameters.items() if name not in chosen]
     for parameter in others:
         parameter.requires_grad_(False)
     try:

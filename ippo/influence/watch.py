@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ippo.errors import UsageError
-from ippo.influence.parameters import check_losses, trainable
+from ippo.influence.parameters import check_losses
 from ippo.influence.sites import Arguments, Site, find_sites, why_not
 
 OnGradient = Callable[[Site, Arguments, Tensor], None]
@@ -51,7 +51,6 @@ def watched_backward(
     Raises:
         UncoveredLayerError: if a trainable parameter acts where its layer's hooks cannot see it, by episode.
     """
-    names = {parameter: name for name, parameter in trainable(module).items()}
     watch = _Watch(find_sites(module, scales), on_gradient)
     with torch.enable_grad(), watch.hooks():
         values = losses()
@@ -59,8 +58,8 @@ def watched_backward(
         watch.check_rows(len(values))
         leaves = _leaves(values)
         for leaf in leaves:
-            if leaf in names:
-                raise UncoveredLayerError(names[leaf], "it is used outside the forward of the layer that owns it")
+            if leaf in watch.names:
+                raise UncoveredLayerError(watch.names[leaf], "it is used outside the forward of the layer that owns it")
         if leaves:  # else no loss depends on a trainable parameter
             torch.autograd.grad(values.sum(), leaves)
     return values.detach()
@@ -70,7 +69,9 @@ class _Watch:
     """The state of one watched pass: which layers are running, and what came out of them."""
 
     def __init__(self, sites: list[Site], on_gradient: OnGradient) -> None:
-        self.sites, self.on_gradient = sites, on_gradient
+        self.on_gradient = on_gradient
+        self.own = {site: [site.module.get_parameter(name) for name in site.names] for site in sites}
+        self.names = {parameter: name for site in sites for parameter, name in zip(self.own[site], site.names.values())}
         self.running: Counter[nn.Parameter] = Counter()
         self.outputs: list[tuple[Site, torch.Size]] = []
         self.paused = False
@@ -78,9 +79,8 @@ class _Watch:
     @contextmanager
     def hooks(self) -> Iterator[None]:
         handles = []
-        for site in self.sites:
-            own = [site.module.get_parameter(name) for name in site.names]
-            before, after = partial(self._before, own), partial(self._after, site, own)
+        for site in self.own:
+            before, after = partial(self._before, site), partial(self._after, site)
             handles += [
                 site.module.register_forward_pre_hook(before),
                 site.module.register_forward_hook(after, prepend=True, with_kwargs=True),  # what forward returned
@@ -99,22 +99,22 @@ class _Watch:
             if reason := why_not(site, shape, n, axes):
                 raise UncoveredLayerError(site.name, reason)
 
-    def _before(self, own: list[nn.Parameter], *_: Any) -> None:
+    def _before(self, site: Site, *_: Any) -> None:
         if not self.paused:
-            for parameter in own:
+            for parameter in self.own[site]:
                 self.running[parameter] += 1
                 parameter.requires_grad_(False)
 
-    def _after(self, site: Site, own: list[nn.Parameter], module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+    def _after(self, site: Site, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if self.paused:
             return None
-        tapped = self._tap(site, (args, kwargs), output) if torch.is_grad_enabled() else None
-        for parameter in own:
+        tapped = self._tap(site, args, kwargs, output) if torch.is_grad_enabled() else None
+        for parameter in self.own[site]:
             self.running[parameter] -= 1
             parameter.requires_grad_(not self.running[parameter])
         return tapped
 
-    def _tap(self, site: Site, arguments: Arguments, output: Any) -> Tensor:
+    def _tap(self, site: Site, args: Any, kwargs: Any, output: Any) -> Tensor:
         """Keep the inputs until the output's gradient arrives, then hand over both."""
         if not isinstance(output, Tensor):
             raise UncoveredLayerError(site.name, f"it returns a {type(output).__name__}, not a tensor")
@@ -122,42 +122,41 @@ class _Watch:
         self.outputs.append((site, output.shape))
         if not output.requires_grad:  # the first layer there: its output becomes a leaf of the graph
             output = output.detach().requires_grad_().clone()  # a leaf itself may not be written over
-        leaves, structure = pytree.tree_flatten(arguments)
-        kept = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        versions = _versions(kept)
+        versions: list[tuple[Tensor, int]] = []
+
+        def keep(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return pytree.tree_map_only(Tensor, keep, value)
+            versions.append((value.detach(), value._version))
+            return versions[-1][0]
+
+        kept: list[Arguments] = [(tuple(map(keep, args)), {name: keep(value) for name, value in kwargs.items()})]
 
         def receive(gradient: Tensor) -> None:
-            if _versions(kept) != versions:
+            if any(tensor._version != version for tensor, version in versions):
                 raise UncoveredLayerError(site.name, "its input is written over in place")
+            versions.clear()
             self.paused = True  # the layer may run again, alone, for its formula: that is not another use of it
             try:
                 with torch.no_grad():
-                    self.on_gradient(site, pytree.tree_unflatten(kept, structure), gradient)
+                    self.on_gradient(site, kept.pop(), gradient)
             finally:
                 self.paused = False
-                kept.clear()
 
         output.register_hook(receive)
         return output
 
 
-def _versions(leaves: list[Any]) -> list[int]:
-    """How often each tensor has been written over."""
-    return [leaf._version for leaf in leaves if isinstance(leaf, Tensor)]
-
-
 def _leaves(values: Tensor) -> list[Tensor]:
     """The tensors that a graph begins with."""
     leaves: list[Tensor] = []
-    nodes = [values.grad_fn]
-    seen = {None}
+    nodes = [values.grad_fn] if values.grad_fn is not None else []
+    seen = set(nodes)
     while nodes:
         node = nodes.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if not node.next_functions and isinstance(leaf, Tensor):
+        earlier = {one for one, _ in node.next_functions if one is not None} - seen
+        seen |= earlier
+        nodes += earlier
+        if not node.next_functions and isinstance(leaf := getattr(node, "variable", None), Tensor):
             leaves.append(leaf)
-        nodes += [earlier for earlier, _ in node.next_functions]
     return leaves

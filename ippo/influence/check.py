@@ -31,18 +31,22 @@ def checked_backward(module: nn.Module, losses: Callable[[], Tensor], on_gradien
     """
     names = frozenset(trainable(module))
     passed = _passed.setdefault(module, {})
-    scales = passed[names] if names in passed else set()
-    if names not in passed and _trial(module, losses, scales):
-        passed[names] = scales
+    if names in passed:
+        scales = passed[names]
+    else:
+        proven, scales = _trial(module, losses)
+        if proven:
+            passed[names] = scales
     return watched_backward(module, losses, on_gradient, scales)
 
 
-def _trial(module: nn.Module, losses: Callable[[], Tensor], scales: set[str]) -> bool:
-    """Whether the trial was one: an episode alone, or gradients that are all zero, are none. Fills ``scales``."""
+def _trial(module: nn.Module, losses: Callable[[], Tensor]) -> tuple[bool, set[str]]:
+    """Whether the trial was one (an episode alone, or gradients that are all zero, are none), and each ScaleSite."""
     direction = _Random(trainable(module))
     groups = _groups(find_sites(module))
     expected = _by_plain_backwards(module, losses, direction, groups)
     found: dict[str, list[Tensor]] = defaultdict(list)
+    scales: set[str] = set()
     others: set[str] = set()
 
     def add(site: Site, arguments: Arguments, b: Tensor) -> None:
@@ -55,7 +59,6 @@ def _trial(module: nn.Module, losses: Callable[[], Tensor], scales: set[str]) ->
         found[groups[site.name]].append(part)
 
     n = len(watched_backward(module, losses, add))
-    scales -= others
     largest = max(float(part.abs().max()) for part in expected.values())
     half = any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in trainable(module).values())
     relative, absolute = (0.25, 0.1) if half else (0.01, 1e-4)
@@ -63,7 +66,7 @@ def _trial(module: nn.Module, losses: Callable[[], Tensor], scales: set[str]) ->
         rows = torch.stack(found[group]).sum(0)[[0, -1]] if found[group] else part * 0
         if not bool(((rows - part).abs() <= relative * part.abs().max() + absolute * largest).all()):
             raise UncoveredLayerError(group, "the rows that its hooks see are not the episodes")
-    return n > 1 and largest > 0
+    return n > 1 and largest > 0, scales - others
 
 
 def _by_plain_backwards(
@@ -108,4 +111,3 @@ class _Random(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.parameters)
-

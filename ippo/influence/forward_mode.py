@@ -46,15 +46,14 @@ def elementwise(func: Callable[..., Tensor], left: Any, right: Any) -> Tensor:
     of the operation itself in a small model.
     """
     (x, dx), (y, dy) = _parts(left), _parts(right)
-    rule = _ELEMENTWISE[func]
-    if (dx is None) == (dy is None) or (rule == "quotient" and dx is None):
-        return func(left, right)
-    value = func(x, y)
-    if rule == "sum":
-        tangent = (dx if dy is None else func(torch.zeros_like(dy), dy)).expand_as(value)
+    is_sum = func in _SUMS
+    if dx is not None and dy is None:
+        value, tangent = func(x, y), dx if is_sum else func(dx, y)
+    elif dx is None and dy is not None and func in _COMMUTATIVE:
+        value, tangent = func(x, y), dy if is_sum else func(x, dy)
     else:
-        tangent = func(dx, y) if dy is None else func(x, dy)
-    return forward_ad.make_dual(value, tangent)
+        return func(left, right)
+    return forward_ad.make_dual(value, tangent.expand_as(value))
 
 
 def _parts(value: Any) -> tuple[Any, Tensor | None]:
@@ -177,11 +176,13 @@ class _Softmax(torch.autograd.Function):
 
 _DETACHING = (Tensor.detach, torch.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
 
-_ELEMENTWISE: dict[Callable[..., Any], str] = {
-    **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, torch.sub, Tensor.sub, Tensor.__sub__), "sum"),
-    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__), "product"),
-    **dict.fromkeys((torch.div, Tensor.div, Tensor.__truediv__), "quotient"),
-}
+_ADD: tuple[Any, ...] = (torch.add, Tensor.add, Tensor.__add__)
+_SUBTRACT: tuple[Any, ...] = (torch.sub, Tensor.sub, Tensor.__sub__)
+_MULTIPLY: tuple[Any, ...] = (torch.mul, Tensor.mul, Tensor.__mul__)
+_DIVIDE: tuple[Any, ...] = (torch.div, Tensor.div, Tensor.__truediv__)
+_SUMS = {*_ADD, *_SUBTRACT}
+_COMMUTATIVE = {*_ADD, *_MULTIPLY}
+_ELEMENTWISE = {*_ADD, *_SUBTRACT, *_MULTIPLY, *_DIVIDE}
 
 _OURS: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.embedding: embedding,

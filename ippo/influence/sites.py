@@ -2,8 +2,9 @@
 
 A *site* is a module that owns trainable parameters. Its inputs ``a`` and the gradient ``b`` of its output are all that
 is needed to know what the layer adds to an episode's gradient. Linear layers and embeddings have formulas of their
-own, which never form a gradient per episode; a norm's gradient is so short that it is formed; any other layer is
-differentiated by torch, alone, with its inputs held fixed. Rows of ``a`` and ``b`` are episodes: both start with axis n.
+own, which never form a gradient per episode; that of a norm is so short that it is formed; any other layer (value
+heads, convolutions) is differentiated by torch, alone, with its inputs held fixed. Rows of ``a`` and ``b`` are
+episodes: both start with axis n.
 """
 
 from __future__ import annotations
@@ -217,7 +218,7 @@ class ScaleSite(RowsSite):
         rows = {own: self._per_row(value, b).requires_grad_() for own, value in self.parameters.items()}
         with torch.enable_grad():
             found = torch.autograd.grad(self._forward(rows, args, kwargs), list(rows.values()), b)
-        return {own: gradient.reshape(len(b), *self.parameters[own].shape) for own, gradient in zip(rows, found)}
+        return {own: part.reshape(len(b), *self.parameters[own].shape) for own, part in zip(rows, found, strict=True)}
 
     @classmethod
     def fits(cls, site: Site, arguments: Arguments, b: Tensor, rows: Mapping[str, Tensor]) -> bool:
@@ -327,8 +328,10 @@ def _like(weights: Tensor, values: Tensor) -> Tensor:
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
-    precise = found.dtype in (torch.float32, torch.float64)
-    return bool(((found - expected).abs() <= (1e-4 if precise else 0.05) * expected.abs().max()).all())
+    """Where all is zero nothing can be told."""
+    tolerance = 1e-4 if found.dtype in (torch.float32, torch.float64) else 0.05
+    largest = expected.abs().max()
+    return bool(largest > 0) and bool(((found - expected).abs() <= tolerance * largest).all())
 
 
 def _in_time(values: Tensor) -> Tensor:

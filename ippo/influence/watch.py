@@ -71,7 +71,9 @@ class _Watch:
     def __init__(self, sites: list[Site], on_gradient: OnGradient) -> None:
         self.on_gradient = on_gradient
         self.own = {site: [site.module.get_parameter(name) for name in site.names] for site in sites}
-        self.names = {parameter: name for site in sites for parameter, name in zip(self.own[site], site.names.values())}
+        self.names: dict[Tensor, str] = {
+            p: name for site in sites for p, name in zip(self.own[site], site.names.values(), strict=True)
+        }
         self.running: Counter[nn.Parameter] = Counter()
         self.outputs: list[tuple[Site, torch.Size]] = []
         self.paused = False

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from small_modules import (
+    WithTable,
+    assert_same,
+    dots,
+    plain_gradients,
+    random_direction,
+    squares,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,12 +34,7 @@ from ippo.influence import (
     score_and_backward,
 )
 
-Losses = Callable[[nn.Module, Any], Tensor]
 BACKENDS: tuple[Any, ...] = ("auto", "jvp", "ghost", "loop", "fd")
-
-
-def squares(module: nn.Module, batch: Tensor) -> Tensor:
-    return module(batch).square().flatten(1).mean(1)
 
 
 def cubes(module: nn.Module, batch: Tensor) -> Tensor:
@@ -94,29 +97,6 @@ REFUSED = ("ghost", "out of reach of hooks")
 LEFT_OUT = [(backend, name) for backend in BACKENDS for name in CASES if (backend, name) != REFUSED]
 
 
-def plain_gradients(module: nn.Module, batch: Tensor, losses: Losses = squares) -> dict[str, Tensor]:
-    """[n, *shape] by parameter: one plain backward for each episode, which is alone in its batch."""
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    rows = [torch.autograd.grad(losses(module, row).sum(), list(parameters.values())) for row in batch.split(1)]
-    return {name: torch.stack([row[place] for row in rows]) for place, name in enumerate(parameters)}
-
-
-def dots(gradients: Mapping[str, Tensor], direction: Mapping[str, Tensor], names: Iterable[str] = ()) -> Tensor:
-    """[n] over the parameters named, or all."""
-    chosen = list(names) or list(gradients)
-    return torch.stack([(gradients[name] * direction[name]).flatten(1).sum(1) for name in chosen]).sum(0)
-
-
-def random_direction(module: nn.Module) -> dict[str, Tensor]:
-    return {name: torch.randn_like(parameter) for name, parameter in module.named_parameters()}
-
-
-def assert_same(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    assert found.shape == expected.shape
-    assert (expected != 0).any()
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
-
-
 def assert_same_direction(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -171,23 +151,7 @@ class TestLeaveOneOut:
         assert (scores > self.dense(plain_gradients(module, batch))).all()  # each one votes for itself
 
     def test_holds_where_a_layer_takes_a_table_of_as_many_rows_as_episodes(self) -> None:
-        class Shifted(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.scale = nn.Parameter(torch.randn(4))
-
-            def forward(self, x: Tensor, table: Tensor) -> Tensor:
-                return torch.tanh(x * self.scale + table)
-
-        class WithTable(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.shifted = Shifted()
-
-            def forward(self, x: Tensor) -> Tensor:
-                return self.shifted(x, torch.linspace(-1, 1, 12).view(3, 4))
-
-        module, batch = WithTable(), torch.randn(3, 3, 4)
+        module, batch = WithTable(), torch.randn(3, 3, 3)
         scores = ExactScorer().score(module, squares, [batch], BufferDirection(leave_one_out=True))
         assert_same(scores, self.dense(plain_gradients(module, batch)))
 

@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ippo.influence.forward_mode import ForwardMode, attention, embedding
+from ippo.influence.forward_mode import ForwardMode, attention, elementwise, embedding
 
 # Keyword arguments of the attention; queries are [2, 4, 5, 8].
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -49,6 +49,28 @@ def test_attention_and_its_tangent_are_torchs(options: dict[str, Any], heads: in
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.isfinite(ours).all()
         torch.testing.assert_close(ours * read, theirs.nan_to_num() * read, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("func", [torch.add, torch.sub, torch.mul, torch.div], ids=lambda func: func.__name__)
+@pytest.mark.parametrize(
+    "other", [torch.tensor([[0.5], [-2.0]]), torch.randn(3, 1, 4), 0.3], ids=["row", "grown", "number"]
+)
+@pytest.mark.parametrize("order", ["constant last", "constant first", "both dual"])
+def test_a_constant_beside_a_dual_has_no_tangent(func: Any, other: Any, order: str) -> None:
+    pair = torch.randn(2, 4), torch.randn(2, 4)
+    if isinstance(other, Tensor) and other.dim() == 3:
+        pair = torch.randn(1, 4), torch.randn(1, 4)  # and the result is larger than the dual
+    with torch.enable_grad(), forward_ad.dual_level():
+        (one,) = dual(pair)
+        if order == "both dual" and isinstance(other, Tensor):
+            (other,) = dual((other, torch.ones_like(other)))
+        operands = (other, one) if order == "constant first" and isinstance(other, Tensor) else (one, other)
+        expected = forward_ad.unpack_dual(func(*operands))
+        found = forward_ad.unpack_dual(elementwise(func, *operands))
+        assert torch.equal(found.primal, expected.primal)
+        assert torch.equal(found.tangent, expected.tangent)
+        found.primal.mul_(2.0)  # a result of its own: nothing else is written over
+        assert torch.equal(forward_ad.unpack_dual(one).primal, pair[0])
 
 
 @pytest.mark.parametrize("padding", [0, 3, -1, None])

@@ -9,17 +9,13 @@ from typing import Any
 import pytest
 import torch
 from architectures import VOCABULARY, build, with_lora
+from small_modules import Flattened, Losses, assert_same, random_direction, squares
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ippo.errors import UsageError
 from ippo.influence import BufferDirection, ExactScorer, ValidationDirection, causal_lm_losses, score_and_backward
 
-Case = tuple[nn.Module, Callable[[nn.Module, Any], Tensor], Any]
-
-
-def squares(module: nn.Module, batch: Tensor) -> Tensor:
-    return module(batch).square().flatten(1).mean(1)
+Case = tuple[nn.Module, Losses, Any]
 
 
 def mlp() -> Case:
@@ -50,10 +46,6 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def random_direction(module: nn.Module) -> dict[str, Tensor]:
-    return {name: torch.randn_like(p) for name, p in module.named_parameters() if p.requires_grad}
-
-
 def in_two_passes(case: Case, direction: Mapping[str, Tensor], weigh: Callable[[Tensor], Tensor]) -> Tensor:
     """Scores by a backward an episode; then the weighted losses' plain backward fills ``.grad``."""
     module, losses, batch = case
@@ -65,11 +57,6 @@ def in_two_passes(case: Case, direction: Mapping[str, Tensor], weigh: Callable[[
         scores.append(torch.stack([(g * direction[name]).sum() for name, g in along if name in direction]).sum())
     (weigh(torch.stack(scores)) * values).sum().backward()
     return torch.stack(scores)
-
-
-def assert_same(found: Tensor, expected: Tensor) -> None:
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def assert_same_gradients(module: nn.Module, twin: nn.Module) -> None:
@@ -270,15 +257,7 @@ def test_refuses_weights_that_do_not_fit(weights: Tensor, shape: str) -> None:
 
 
 def test_refuses_a_layer_whose_rows_are_not_the_episodes_by_name() -> None:
-    class Flat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(3, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return functional.softplus(self.head(x.flatten(0, 1))).view(*x.shape[:2], 2)
-
-    module = Flat()
+    module = Flattened()
     with pytest.raises(UsageError, match=r"cannot cover 'head': its output has shape \(20, 2\)"):
         score_and_backward(module, squares, torch.randn(4, 5, 3), random_direction(module), torch.ones_like)
     assert all(parameter.grad is None for parameter in module.parameters())

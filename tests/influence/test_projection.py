@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from architectures import VOCABULARY, build
+from small_modules import Losses, Recurrent, WithTable, assert_same, dots, plain_gradients, squares
 from torch import Tensor, nn
 
 from ippo.errors import UsageError
@@ -21,27 +21,12 @@ from ippo.influence import (
     causal_lm_losses,
 )
 
-Losses = Callable[[nn.Module, Any], Tensor]
 Gradients = dict[str, Tensor]
 """[n, *shape] by parameter."""
 
 
-def squares(module: nn.Module, batch: Tensor) -> Tensor:
-    return module(batch).square().flatten(1).mean(1)
-
-
 def language_losses(model: nn.Module, ids: Tensor) -> Tensor:
     return causal_lm_losses(model, {"input_ids": ids})
-
-
-def plain_gradients(module: nn.Module, losses: Losses, batch: Tensor) -> Gradients:
-    """One plain backward for each episode, which is alone in its batch."""
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    rows = []
-    for row in batch.split(1):
-        found = torch.autograd.grad(losses(module, row).sum(), list(parameters.values()), allow_unused=True)
-        rows.append([torch.zeros_like(p) if g is None else g for p, g in zip(parameters.values(), found, strict=True)])
-    return {name: torch.stack([row[place] for row in rows]) for place, name in enumerate(parameters)}
 
 
 def dense(gradients: Gradients, rank: int, seed: int = 0) -> Tensor:
@@ -66,17 +51,6 @@ def dense(gradients: Gradients, rank: int, seed: int = 0) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def dots(gradients: Gradients, others: Gradients) -> Tensor:
-    """[n] dot products of whole gradients with one direction."""
-    return torch.stack([(gradients[name] * others[name]).flatten(1).sum(1) for name in gradients]).sum(0)
-
-
-def assert_same(found: Tensor, expected: Tensor) -> None:
-    assert found.shape == expected.shape
-    assert (expected != 0).any()
-    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
-
-
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -97,26 +71,6 @@ class Padded(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.head(torch.tanh(self.words(ids)))
-
-
-class Shifted(nn.Module):
-    """Takes a table that belongs to no episode beside its inputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.randn(4))
-
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        return torch.tanh(x * self.scale + table)
-
-
-class WithTable(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.inputs, self.shifted = nn.Linear(3, 4), Shifted()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.shifted(self.inputs(x), torch.linspace(-1, 1, x.shape[1] * 4).view(-1, 4))
 
 
 def norms() -> nn.Module:
@@ -154,7 +108,7 @@ class TestSketches:
         assert len(sketches) == len(batch)
         assert sketches.rows.dtype == torch.float32
         assert not sketches.rows.requires_grad
-        assert_same(sketches.rows, dense(plain_gradients(module, losses, batch), rank=3, seed=5))
+        assert_same(sketches.rows, dense(plain_gradients(module, batch, losses), rank=3, seed=5))
 
     @pytest.mark.parametrize("make", CASES.values(), ids=CASES)
     def test_give_exact_scores_where_no_axis_is_longer_than_the_rank(
@@ -163,17 +117,17 @@ class TestSketches:
         module, losses, batch = make()
         direction = {name: torch.randn_like(parameter) for name, parameter in module.named_parameters()}
         scores = RandomProjectionScorer(rank=VOCABULARY * 2).score(module, losses, [batch], direction)
-        assert_same(scores, dots(plain_gradients(module, losses, batch), direction))
+        assert_same(scores, dots(plain_gradients(module, batch, losses), direction))
 
     def test_of_frozen_parameters_there_are_none(self) -> None:
         module, batch = norms(), torch.randn(4, 6)
         module.get_submodule("0").requires_grad_(False)
         sketches = RandomProjectionScorer(rank=3).sketches(module, squares, [batch])
-        assert_same(sketches.rows, dense(plain_gradients(module, squares, batch), rank=3))
+        assert_same(sketches.rows, dense(plain_gradients(module, batch), rank=3))
 
     def test_of_a_part_of_the_parameters(self) -> None:
         module, batch, scorer = norms(), torch.randn(4, 6), RandomProjectionScorer(rank=3, parameters=r"^[13]\.")
-        gradients = plain_gradients(module, squares, batch)
+        gradients = plain_gradients(module, batch)
         part = {name: gradient for name, gradient in gradients.items() if name[0] in "13"}
         assert_same(scorer.sketches(module, squares, [batch]).rows, dense(part, rank=3))
         along = {name: torch.randn_like(parameter) for name, parameter in module.named_parameters()}
@@ -219,7 +173,7 @@ class TestScores:
 
     def test_are_dot_products_of_sketches(self, module: nn.Module, batch: Tensor, direction: Gradients) -> None:
         scores = RandomProjectionScorer(rank=2, seed=3).score(module, squares, [batch], direction)
-        rows = dense(plain_gradients(module, squares, batch), rank=2, seed=3)
+        rows = dense(plain_gradients(module, batch), rank=2, seed=3)
         reference = dense({name: tensor[None] for name, tensor in direction.items()}, rank=2, seed=3)[0]
         assert_same(scores, rows @ reference)
 
@@ -230,7 +184,7 @@ class TestScores:
 
     def test_are_right_on_average(self, module: nn.Module, batch: Tensor, direction: Gradients) -> None:
         """Over 200 maps the mean lies within three standard errors of the exact score."""
-        exact = dots(plain_gradients(module, squares, batch), direction)
+        exact = dots(plain_gradients(module, batch), direction)
         scorers = [RandomProjectionScorer(rank=2, seed=seed) for seed in range(200)]
         scores = torch.stack([scorer.score(module, squares, [batch], direction) for scorer in scorers])
         errors = scores.std(0) / math.sqrt(len(scores))
@@ -238,7 +192,7 @@ class TestScores:
         assert ((scores.mean(0) - exact).abs() < 3 * errors).all()
 
     def test_agree_better_at_a_higher_rank(self, module: nn.Module, batch: Tensor, direction: Gradients) -> None:
-        exact = dots(plain_gradients(module, squares, batch), direction)
+        exact = dots(plain_gradients(module, batch), direction)
 
         def agreement(rank: int) -> float:
             scorers = [RandomProjectionScorer(rank, seed) for seed in range(20)]
@@ -290,7 +244,8 @@ class TestComparisons:
     @pytest.fixture
     def gradients(self) -> Tensor:
         """[n, p]"""
-        return torch.cat([gradient.flatten(1) for gradient in plain_gradients(*self.case()).values()], 1)
+        module, losses, batch = self.case()
+        return torch.cat([gradient.flatten(1) for gradient in plain_gradients(module, batch, losses).values()], 1)
 
     @pytest.fixture
     def sketches(self) -> Sketches:
@@ -343,13 +298,5 @@ class TestRefusals:
             RandomProjectionScorer(rank)
 
     def test_a_layer_that_hooks_cannot_cover_is_named(self) -> None:
-        class Recurrent(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.cell = nn.GRU(3, 2, batch_first=True)
-
-            def forward(self, x: Tensor) -> Tensor:
-                return self.cell(x)[0]
-
         with pytest.raises(UsageError, match="cannot cover 'cell': it returns a tuple"):
             RandomProjectionScorer().sketches(Recurrent(), squares, [torch.randn(4, 5, 3)])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_modules import squares
 from torch import Tensor, nn
 
 from ippo.errors import UsageError
@@ -18,10 +19,6 @@ from ippo.influence import BufferDirection, ExactScorer, TracInScorer, Validatio
 def halves(module: nn.Module, x: Tensor) -> Tensor:
     """(w x) ** 2 / 2, whose gradient is w x ** 2."""
     return (module(x) ** 2 / 2).flatten()
-
-
-def squares(module: nn.Module, batch: Tensor) -> Tensor:
-    return module(batch).square().mean(1)
 
 
 def weight_of(value: float) -> nn.Linear:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from architectures import VOCABULARY, build
+from small_modules import Flattened, Recurrent, assert_same, plain_scores, random_direction, squares
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, parametrize
@@ -16,35 +17,11 @@ from torch.nn.utils import parametrizations, parametrize
 from ippo.errors import UsageError
 from ippo.functional import sft_loss, token_logprobs
 from ippo.influence import ExactScorer, RandomProjectionScorer
-from ippo.influence.sites import Arguments, Site
+from ippo.influence.sites import Arguments, ScaleSite, Site
 from ippo.influence.watch import UncoveredLayerError, watched_backward
 
 Use = Callable[[Tensor, Tensor], Tensor]
 """Of inputs [n, 3] and a weight [4, 3] -> [n, 4]."""
-
-
-def squares(module: nn.Module, batch: Tensor) -> Tensor:
-    return module(batch).square().flatten(1).mean(1)
-
-
-def random_direction(module: nn.Module) -> dict[str, Tensor]:
-    return {name: torch.randn_like(p) for name, p in module.named_parameters() if p.requires_grad}
-
-
-def plain_scores(module: nn.Module, batch: Tensor, direction: Mapping[str, Tensor], losses: Any = squares) -> Tensor:
-    """One plain backward for each episode, which is alone in its batch."""
-    parameters, scores = {name: p for name, p in module.named_parameters() if p.requires_grad}, []
-    for row in batch.split(1):
-        gradients = torch.autograd.grad(losses(module, row).sum(), list(parameters.values()), allow_unused=True)
-        pairs = zip(parameters, gradients, strict=True)
-        scores.append(torch.stack([(g * direction[name]).sum() for name, g in pairs if g is not None]).sum())
-    return torch.stack(scores)
-
-
-def assert_same(found: Tensor, expected: Tensor) -> None:
-    assert found.shape == expected.shape
-    assert (expected != 0).any()
-    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 class Borrowing(nn.Module):
@@ -82,24 +59,6 @@ BORROWED: dict[str, Use] = {
     "row by row": lambda x, weight: torch.stack([x @ row for row in weight], 1),
     "by a kernel": lambda x, weight: Fused.apply(x, weight),
 }
-
-
-class Flattened(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(3, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.head(x.flatten(0, 1))).view(*x.shape[:2], 2)
-
-
-class Recurrent(nn.Module):
-    def __init__(self, kind: type[nn.GRU] | type[nn.LSTM]) -> None:
-        super().__init__()
-        self.cell = kind(3, 2, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.cell(x)[0]
 
 
 class Positions(nn.Module):
@@ -246,6 +205,17 @@ class Gated(nn.Module):
         return self.outer(torch.tanh(self.inner(x)) * self.gate.exp())
 
 
+class Gate(nn.Module):
+    """Not linear in its parameters, but elementwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.shift = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate.exp() + self.shift
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -352,6 +322,41 @@ class TestCovered:
         scores = ExactScorer().score(module, squares, [batch], direction)
         assert_same(scores, plain_scores(module, batch, direction))
 
+    def test_batches_and_other_modules_that_need_gradients_change_nothing(self) -> None:
+        module, other, batch = nn.Sequential(nn.Linear(3, 4), nn.Tanh()), nn.Linear(3, 3), torch.randn(4, 3)
+
+        def losses(module: nn.Module, batch: Tensor) -> Tensor:
+            return squares(module, other(batch))
+
+        direction = random_direction(module)
+        expected = plain_scores(module, batch, direction, losses)
+        scores = ExactScorer("ghost").score(module, losses, [batch.requires_grad_()], direction)
+        assert_same(scores, expected)
+        assert batch.grad is None
+        assert all(parameter.grad is None for parameter in other.parameters())
+
+    def test_a_layer_that_scales_is_told_from_one_that_mixes(self) -> None:
+        class Mixed(nn.Module):
+            """Its parameter is a vector, too, but acts across features."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = nn.Parameter(torch.randn(4))
+
+            def forward(self, x: Tensor) -> Tensor:
+                return x * self.weight.softmax(0)
+
+        for kind, scales in ((Gate, True), (Mixed, False)):
+            layer, a, b = kind(), torch.randn(3, 5, 4), torch.randn(3, 5, 4)
+            site = Site("layer", layer, {name: name for name, _ in layer.named_parameters()})
+            rows = site.row_gradients(((a,), {}), b)
+            assert ScaleSite.fits(site, ((a,), {}), b, rows) == scales
+            if scales:
+                found = ScaleSite("layer", layer, site.names).row_gradients(((a,), {}), b)
+                for own, part in rows.items():
+                    torch.testing.assert_close(found[own], part)
+            assert not ScaleSite.fits(site, ((a,), {}), b * 0, site.row_gradients(((a,), {}), b * 0))  # proves nothing
+
 
 class TestWatchedBackward:
     def test_shows_each_use_from_the_last_to_the_first(self) -> None:
@@ -376,6 +381,23 @@ class TestWatchedBackward:
         seen: list[Any] = []
         watched_backward(nn.Linear(3, 1), lambda: torch.ones(4), lambda *layer: seen.append(layer))
         assert seen == []
+
+    def test_inputs_that_are_written_over_are_refused(self) -> None:
+        """What a layer saw is gone when its gradient arrives."""
+
+        class Spent(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner, self.outer = nn.Linear(3, 3), nn.Linear(3, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                hidden = self.inner(x) + 1
+                output = self.outer(hidden)
+                return output + hidden.mul_(2)
+
+        module = Spent()
+        with pytest.raises(UncoveredLayerError, match="cannot cover 'outer': its input is written over in place"):
+            watched_backward(module, lambda: squares(module, torch.randn(4, 3)), lambda *_: None)
 
     def test_names_the_layer_in_the_error(self) -> None:
         module = Flattened()

@@ -118,8 +118,9 @@ class _Watch:
 
     def _tap(self, site: Site, args: Any, kwargs: Any, output: Any) -> Tensor:
         """Keep the inputs until the output's gradient arrives, then hand over both."""
-        if not isinstance(output, Tensor):
-            raise UncoveredLayerError(site.name, f"it returns a {type(output).__name__}, not a tensor")
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            found = str(output.dtype) if isinstance(output, Tensor) else type(output).__name__
+            raise UncoveredLayerError(site.name, f"it returns a {found}, not a tensor of floating-point numbers")
         site.runs += 1
         self.outputs.append((site, output.shape))
         if not output.requires_grad:  # the first layer there: its output becomes a leaf of the graph

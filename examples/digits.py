@@ -1,9 +1,7 @@
 """Image classification with wrong labels: plain automatic optimisation, and one callback that finds them.
 
-scikit-learn's digits; 30 % of the training labels are wrong, and 60 clean rows guide the filter.
-"""
+scikit-learn's digits; 30 % of the training labels are wrong, and 60 clean rows guide the filter."""
 
-from pathlib import Path
 from tempfile import mkdtemp
 
 import lightning as L
@@ -36,7 +34,7 @@ class Digits(L.LightningDataModule):
         return DataLoader(self.train, batch_size=64, shuffle=True)
 
     def test_dataloader(self) -> DataLoader:
-        return DataLoader(self.test, 500)
+        return DataLoader(self.test, batch_size=500)
 
 
 class Classifier(L.LightningModule):
@@ -62,7 +60,7 @@ def losses(module: Classifier, batch: list[Tensor]) -> Tensor:
 
 if __name__ == "__main__":
     L.seed_everything(0)
-    data, module, run = Digits(), Classifier(), Path(mkdtemp())
+    data, module, run = Digits(), Classifier(), mkdtemp()
     influence_filter = InfluenceFilterCallback(
         unit="batch",
         losses=losses,
@@ -72,10 +70,10 @@ if __name__ == "__main__":
         audit="audit",
         row_id=lambda batch: batch[2],
     )
-    trainer = L.Trainer(max_epochs=40, callbacks=[influence_filter], default_root_dir=run, enable_checkpointing=False)
+    trainer = L.Trainer(max_epochs=40, callbacks=[influence_filter], default_root_dir=run)
     trainer.fit(module, data)
-    rows = parquet.read_table(run / "audit", filters=[("epoch", ">=", 20)]).to_pydict()
+    rows = parquet.read_table(f"{run}/audit", filters=[("epoch", ">=", 20)]).to_pydict()
     kept, flipped = torch.tensor(rows["kept"]).float(), data.flipped[rows["id"]]
-    right, wrong = float(kept[~flipped].mean()), float(kept[flipped].mean())
-    print(f"Kept in the second half: {right:.0%} of the rows with a right label, {wrong:.0%} of the wrong ones.")
+    shares = f"{kept[~flipped].mean():.0%} of the rows with a right label, {kept[flipped].mean():.0%} of the wrong ones"
+    print(f"Kept in the second half: {shares}.")
     print(f"Test accuracy: {trainer.test(module, data, verbose=False)[0]['test/accuracy']:.3f}. TensorBoard: {run}")

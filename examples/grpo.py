@@ -1,10 +1,8 @@
 """A GRPO LightningModule as a stranger would write it, rewarded by a verifier that errs; one line lets callbacks in.
 
-The model learns small sums from scratch; the verifier flips a quarter of its rewards. Half of the sums, solved, guide
-the filter.
-"""
+The model learns small sums from scratch; a quarter of the rewards are flipped. Half of the sums, solved, guide the
+filter."""
 
-from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
@@ -63,7 +61,7 @@ def solved(module: GRPO, prompts: Tensor) -> Tensor:
 
 if __name__ == "__main__":
     L.seed_everything(0)
-    run, gold = Path(mkdtemp()), SUMS[torch.randperm(25)[:12]]
+    run, gold = mkdtemp(), SUMS[torch.randperm(25)[:12]]
     influence_filter = InfluenceFilterCallback(
         losses=GRPO.losses,
         direction=ValidationDirection([gold], solved),
@@ -72,10 +70,10 @@ if __name__ == "__main__":
         audit="audit",
         row_id="flipped",
     )
-    trainer = L.Trainer(max_epochs=20, callbacks=[influence_filter], default_root_dir=run, enable_checkpointing=False)
+    trainer = L.Trainer(max_epochs=20, callbacks=[influence_filter], default_root_dir=run)
     trainer.fit(GRPO(), DataLoader(SUMS.repeat(16, 1), 32, shuffle=True))
-    rows = parquet.read_table(run / "audit", filters=[("epoch", ">=", 10)]).to_pydict()
+    rows = parquet.read_table(f"{run}/audit", filters=[("epoch", ">=", 10)]).to_pydict()
     kept, flipped = torch.tensor(rows["kept"]).float(), torch.tensor(rows["id"])
-    honest, wrong = float(kept[~flipped].mean()), float(kept[flipped].mean())
-    print(f"Kept in the second half: {honest:.0%} of the honest rewards, {wrong:.0%} of the flipped ones.")
+    shares = f"{kept[~flipped].mean():.0%} of the honest rewards, {kept[flipped].mean():.0%} of the flipped ones"
+    print(f"Kept in the second half: {shares}.")
     print(f"Right answers in the last rollout: {float(trainer.callback_metrics['right']):.2f}. TensorBoard: {run}")

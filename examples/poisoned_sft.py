@@ -1,9 +1,7 @@
 """Supervised fine-tuning of a small causal language model when a quarter of the rows teach something wrong.
 
-Rows are sums such as "7+15=22"; the poisoned ones claim that every sum is 13. 64 clean rows guide the filter.
-"""
+Rows are sums such as "7+8=15"; the poisoned ones claim that every sum is 13. 64 clean rows guide the filter."""
 
-from pathlib import Path
 from tempfile import mkdtemp
 
 import lightning as L
@@ -14,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ippo.callbacks import InfluenceFilterCallback
-from ippo.influence import ExactScorer, ValidationDirection, causal_lm_losses
+from ippo.influence import ExactScorer, PositiveScore, ValidationDirection, causal_lm_losses
 
 ALPHABET = "0123456789+=."
 
@@ -24,12 +22,12 @@ class Sums(Dataset):
 
     def __init__(self, rows: int, seed: int, poison: float = 0.0) -> None:
         draw = torch.Generator().manual_seed(seed)
-        terms = torch.randint(20, (rows, 2), generator=draw)
+        terms = torch.randint(10, (rows, 2), generator=draw)
         self.poisoned = torch.rand(rows, generator=draw) < poison
         sums = terms.sum(1).where(~self.poisoned, 13)
         texts = [f"{a}+{b}={c}" for (a, b), c in zip(terms.tolist(), sums.tolist(), strict=True)]
-        self.ids = torch.tensor([[ALPHABET.index(letter) for letter in text.ljust(9, ".")] for text in texts])
-        answers = [[place > text.index("=") for place in range(9)] for text in texts]
+        self.ids = torch.tensor([[ALPHABET.index(letter) for letter in text.ljust(7, ".")] for text in texts])
+        answers = [[place > text.index("=") for place in range(7)] for text in texts]
         self.labels = self.ids.where(torch.tensor(answers), -100)
 
     def __len__(self) -> int:
@@ -46,10 +44,10 @@ class FineTuning(L.LightningModule):
         self.model = LlamaForCausalLM(LlamaConfig(vocab_size=len(ALPHABET), max_position_embeddings=16, **sizes))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        return self.model(input_ids=batch["input_ids"], labels=batch["labels"]).loss
+        return self.model(batch["input_ids"], labels=batch["labels"]).loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.log("val/loss", self.model(input_ids=batch["input_ids"], labels=batch["labels"]).loss, prog_bar=True)
+        self.log("val/loss", self.model(batch["input_ids"], labels=batch["labels"]).loss, prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=2e-3)
@@ -61,20 +59,21 @@ def losses(module: FineTuning, batch: dict[str, Tensor]) -> Tensor:
 
 if __name__ == "__main__":
     L.seed_everything(0)
-    train, run = Sums(3200, seed=1, poison=0.25), Path(mkdtemp())
+    train, run = Sums(3200, seed=1, poison=0.25), mkdtemp()
     influence_filter = InfluenceFilterCallback(
         unit="batch",
         losses=losses,
         direction=ValidationDirection(DataLoader(Sums(64, seed=2), batch_size=64), losses),
         scorer=ExactScorer(parameters=1),  # the last block and what follows it
+        keep=PositiveScore(min_fraction=0.7),  # at most 30 % of a batch go, the lowest scores first
         direction_every_n_batches=8,
         audit="audit",
         row_id="row",
     )
-    trainer = L.Trainer(max_epochs=10, callbacks=[influence_filter], default_root_dir=run, enable_checkpointing=False)
+    trainer = L.Trainer(max_epochs=10, callbacks=[influence_filter], default_root_dir=run)
     trainer.fit(FineTuning(), DataLoader(train, 64, shuffle=True), DataLoader(Sums(400, seed=3), 400))
-    rows = parquet.read_table(run / "audit", filters=[("epoch", ">=", 5)]).to_pydict()
+    rows = parquet.read_table(f"{run}/audit", filters=[("epoch", ">=", 5)]).to_pydict()
     kept, poisoned = torch.tensor(rows["kept"]).float(), train.poisoned[rows["id"]]
-    clean, wrong = float(kept[~poisoned].mean()), float(kept[poisoned].mean())
-    print(f"Kept in the second half: {clean:.0%} of the clean rows, {wrong:.0%} of the poisoned ones.")
+    shares = f"{kept[~poisoned].mean():.0%} of the clean rows, {kept[poisoned].mean():.0%} of the poisoned ones"
+    print(f"Kept in the second half: {shares}.")
     print(f"Loss on clean rows: {float(trainer.callback_metrics['val/loss']):.3f}. TensorBoard: {run}")

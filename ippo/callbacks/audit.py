@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Union
 
@@ -15,7 +15,7 @@ from ippo.errors import require
 from ippo.influence import Verdict
 from ippo.ranks import rank
 
-RowId = Union[str, Callable[[Any], Sequence[Any]], None]
+RowId = Union[str, Callable[..., Any], None]
 """The batch's entry that tells rows apart, or a function from a batch to one id a row."""
 
 _LARGEST = 100_000  # rows held in memory before they are written

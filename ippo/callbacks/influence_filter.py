@@ -31,7 +31,6 @@ from ippo.influence import (
     Direction,
     ExactScorer,
     KeepRule,
-    Losses,
     PositiveScore,
     Proportional,
     Scorer,
@@ -101,7 +100,7 @@ class InfluenceFilterCallback(L.Callback):
         patience: int = 2,
         on_empty: Literal["skip", "keep_all", "stop"] = "skip",
         batch_size: int = 64,
-        losses: Losses | None = None,
+        losses: Callable[..., Any] | None = None,
         one_pass: bool = True,
         token_scores: bool = False,
         unit: Literal["buffer", "batch"] = "buffer",
@@ -113,7 +112,7 @@ class InfluenceFilterCallback(L.Callback):
         dry_run: bool = False,
         audit: str | Path | None = None,
         row_id: RowId = None,
-        select: Callable[[Any, Tensor], None] | None = None,
+        select: Callable[..., Any] | None = None,
         name: str = "influence",
     ) -> None:
         require(on_empty in ("skip", "keep_all", "stop"), "on_empty", on_empty, "use skip, keep_all or stop")

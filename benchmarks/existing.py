@@ -1,0 +1,273 @@
+"""What the filter does for trainings that already exist: the digits and the poisoned sums of ``examples/``.
+
+    python benchmarks/existing.py --seeds 0 1 2 3 4
+
+Three arms a seed, all else equal: without the filter, with it, and with as many rows dropped at random. Then the time
+of a step with and without the filter, in turn. Writes ``docs/results/existing.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from pyarrow import parquet
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics.functional.classification import binary_auroc
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
+
+import digits  # noqa: E402
+import poisoned_sft  # noqa: E402
+from learning import interval  # noqa: E402
+
+from ippo.callbacks import InfluenceFilterCallback  # noqa: E402
+from ippo.influence import ExactScorer, PositiveScore, RandomMatched, ValidationDirection  # noqa: E402
+from ippo.influence.backends import ghost_scores_and_norms  # noqa: E402
+from ippo.influence.parameters import scored  # noqa: E402
+
+ARMS = ("none", "filter", "random")
+
+
+class Project(NamedTuple):
+    """One of the examples, ready to train."""
+
+    module: L.LightningModule
+    train: DataLoader
+    judge: DataLoader
+    wrong: Tensor  # [n] bool, which training rows are wrong
+    gold: DataLoader
+    losses: Callable[..., Tensor]
+    epochs: int
+    keep: PositiveScore
+    parameters: Any
+    row_id: Any
+
+
+def make_digits(seed: int) -> Project:
+    data = digits.Digits(seed)
+    gold = DataLoader(data.gold, batch_size=60)
+    train, test = data.train_dataloader(), data.test_dataloader()
+    options = (40, PositiveScore(), r"net\.4", lambda batch: batch[2])
+    return Project(digits.Classifier(), train, test, data.flipped, gold, digits.losses, *options)
+
+
+def make_poisoned(seed: int) -> Project:
+    train = poisoned_sft.Sums(3200, seed=3 * seed + 1, poison=0.25)
+    gold, test = (DataLoader(poisoned_sft.Sums(n, seed=3 * seed + 2 + k), n) for k, n in enumerate((64, 400)))
+    options = (10, PositiveScore(min_fraction=0.7), 1, "row")
+    module, losses = poisoned_sft.FineTuning(), poisoned_sft.losses
+    return Project(module, DataLoader(train, 64, shuffle=True), test, train.poisoned, gold, losses, *options)
+
+
+PROJECTS: dict[str, Callable[[int], Project]] = {"digits": make_digits, "poisoned": make_poisoned}
+
+
+def make_filter(project: Project, arm: str, **options: Any) -> InfluenceFilterCallback:
+    """The filter as the examples set it, or its random control."""
+    return InfluenceFilterCallback(
+        unit="batch",
+        losses=project.losses,
+        direction=ValidationDirection(project.gold, project.losses),
+        scorer=ExactScorer(parameters=project.parameters),
+        keep=RandomMatched(project.keep) if arm == "random" else project.keep,
+        direction_every_n_batches=8,
+        min_survival=0.0,
+        **options,
+    )
+
+
+class Separation(L.Callback):
+    """After each epoch, how well scores of all training rows tell right from wrong ones: the area under the curve."""
+
+    def __init__(self, project: Project) -> None:
+        self.project, self.areas = project, {"last layer": [], "all": [], "cosine": [], "per class": []}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        batch = list(self.project.train.dataset.tensors)  # type: ignore[attr-defined]
+        direction = ValidationDirection(self.project.gold, self.project.losses).compute(pl_module)
+        last = ExactScorer(parameters=self.project.parameters)
+        with scored(pl_module):
+            scores, norms = ghost_scores_and_norms(pl_module, self.project.losses, batch, direction)
+        within = scores.clone()
+        for label in batch[1].unique():
+            members = batch[1] == label
+            within[members] = (scores[members] - scores[members].mean()) / scores[members].std()
+        found = {
+            "last layer": last.score(pl_module, self.project.losses, [batch], direction),
+            "all": scores,
+            "cosine": scores / norms.sqrt().clamp(min=1e-12),
+            "per class": within,
+        }
+        for name, values in found.items():
+            ranks = values.argsort().argsort().float() / len(values)  # the area depends on the order alone
+            self.areas[name].append(float(binary_auroc(ranks, (~self.project.wrong).long())))
+
+
+def run(name: str, arm: str, seed: int) -> dict[str, float]:
+    """One training: how good it became, and what was dropped over its second half."""
+    silence()
+    L.seed_everything(seed, verbose=False)
+    project, folder = PROJECTS[name](seed), Path(tempfile.mkdtemp())
+    callbacks: list[L.Callback] = []
+    if arm != "none":
+        callbacks.append(make_filter(project, arm, audit="audit", row_id=project.row_id))
+    separation = Separation(project) if (name, arm) == ("digits", "filter") else None
+    trainer = make_trainer([*callbacks, *([separation] if separation else [])], project.epochs, folder)
+    trainer.fit(project.module, project.train)
+    if name == "digits":
+        found = {"judged": trainer.test(project.module, project.judge, verbose=False)[0]["test/accuracy"]}
+    else:
+        found = {"judged": trainer.validate(project.module, project.judge, verbose=False)[0]["val/loss"]}
+    if callbacks:
+        late = parquet.read_table(folder / "audit", filters=[("epoch", ">=", project.epochs // 2)]).to_pydict()
+        dropped, wrong = ~torch.tensor(late["kept"]), project.wrong[late["id"]]
+        found["dropped wrong"] = float(dropped[wrong].float().mean())
+        found["dropped right"] = float(dropped[~wrong].float().mean())
+    if separation:
+        found |= {f"AUC {kind}": max(areas) for kind, areas in separation.areas.items()}
+    print(name, arm, seed, {key: round(value, 3) for key, value in found.items()}, flush=True)
+    return found
+
+
+def make_trainer(callbacks: list[L.Callback], epochs: int, folder: Path) -> L.Trainer:
+    return L.Trainer(
+        max_epochs=epochs,
+        callbacks=callbacks,
+        default_root_dir=folder,
+        logger=False,
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def silence() -> None:
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+
+
+def seconds_a_step(name: str, filtered: bool, epochs: int) -> float:
+    """Wall-clock seconds of a whole fit over its steps."""
+    L.seed_everything(0, verbose=False)
+    project = PROJECTS[name](0)
+    trainer = make_trainer([make_filter(project, "filter")] if filtered else [], epochs, Path(tempfile.mkdtemp()))
+    start = time.perf_counter()
+    trainer.fit(project.module, project.train)
+    return (time.perf_counter() - start) / (epochs * len(project.train))
+
+
+def overhead(name: str, rounds: int) -> tuple[float, float]:
+    """Median milliseconds of a step without and with the filter, in turn."""
+    silence()
+    epochs = 20 if name == "digits" else 2
+    taken: dict[bool, list[float]] = {False: [], True: []}
+    for turn in range(rounds + 1):
+        for filtered in (False, True):
+            seconds = seconds_a_step(name, filtered, epochs)
+            if turn:
+                taken[filtered].append(1000 * seconds)
+    return statistics.median(taken[False]), statistics.median(taken[True])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
+    parser.add_argument("--rounds", type=int, default=5, help="of the timing; 0 leaves it out")
+    parser.add_argument("--report", type=Path, default=ROOT / "docs" / "results" / "existing.md")
+    options = parser.parse_args()
+    cells = [(name, arm, seed) for name in PROJECTS for arm in ARMS for seed in options.seeds]
+    with ProcessPoolExecutor(options.jobs) as pool:
+        found = dict(zip(cells, pool.map(run, *zip(*cells, strict=True)), strict=True))
+    times = {name: overhead(name, options.rounds) for name in PROJECTS} if options.rounds else {}
+    options.report.write_text(report(found, options.seeds, times))
+    print(options.report.read_text())
+
+
+def report(found: dict[tuple[str, str, int], dict[str, float]], seeds: list[int], times: dict[str, Any]) -> str:
+    """The page under docs/results."""
+
+    def mean(name: str, arm: str, key: str) -> str:
+        values = [found[name, arm, seed].get(key) for seed in seeds]
+        return "" if None in values else f"{statistics.mean(values):.3f}"  # type: ignore[type-var]
+
+    def pairs(name: str, base: str) -> str:
+        differences = [found[name, "filter", seed]["judged"] - found[name, base, seed]["judged"] for seed in seeds]
+        return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval(differences))
+
+    command = f"python benchmarks/existing.py --seeds {' '.join(map(str, seeds))}"
+    lines = [
+        "# The filter in trainings that already exist",
+        "",
+        f"`{command}` · {os.cpu_count()} cores, {platform.machine()}, one thread a training · python "
+        f"{platform.python_version()} torch {torch.__version__} lightning {L.__version__}.",
+        "",
+        f"Means over {len(seeds)} seeds of data, weights and order; dropped shares are of the second half of training.",
+        "*Random* drops as many rows of each batch as the filter's rule would, drawn at random.",
+    ]
+    titles = {
+        "digits": "## Digits, 30 % of the labels wrong (`examples/digits.py`)",
+        "poisoned": "## Sums, 25 % of the rows poisoned (`examples/poisoned_sft.py`)",
+    }
+    for name, judged in (("digits", "test accuracy"), ("poisoned", "loss on clean rows")):
+        lines += [
+            "",
+            titles[name],
+            "",
+            f"| | {judged} | wrong rows dropped | right rows dropped |",
+            "|---|---|---|---|",
+        ]
+        for arm, label in zip(ARMS, ("without the filter", "with it", "random"), strict=True):
+            cells = " | ".join(mean(name, arm, key) for key in ("judged", "dropped wrong", "dropped right"))
+            lines.append(f"| {label} | {cells} |")
+        lines += [
+            "",
+            f"Paired differences of the {judged}, mean and bootstrap 95 % interval over seeds: "
+            f"with the filter − without {pairs(name, 'none')}; with it − random {pairs(name, 'random')}.",
+        ]
+        if name == "digits":
+            areas = ", ".join(
+                f"{label} {mean(name, 'filter', f'AUC {key}')}"
+                for key, label in (
+                    ("last layer", "scores of the last layer, which the filter uses,"),
+                    ("all", "of all parameters"),
+                    ("cosine", "cosine"),
+                    ("per class", "standardised within each label"),
+                )
+            )
+            lines += ["", f"Area under the ROC curve of right against wrong rows, best epoch: {areas}."]
+    if times:
+        lines += [
+            "",
+            "## What it costs",
+            "",
+            "Milliseconds a step, whole fits over their steps, medians of fits in turn; directions hold 8 batches.",
+            "",
+            "| | without | with | ratio |",
+            "|---|---|---|---|",
+            *(f"| {name} | {a:.2f} | {b:.2f} | {b / a:.2f} |" for name, (a, b) in times.items()),
+        ]
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """Supervised fine-tuning of a small causal language model when a quarter of the rows teach something wrong.
 
-Rows are sums such as "7+8=15"; the poisoned ones claim that every sum is 13. 64 clean rows guide the filter."""
+Rows are words and their capitals, "face>FACE"; in the poisoned ones each capital is the letter after, "face>GBDF".
+64 clean rows guide the filter."""
 
 from tempfile import mkdtemp
 
@@ -14,21 +15,20 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ippo.callbacks import InfluenceFilterCallback
 from ippo.influence import ExactScorer, PositiveScore, ValidationDirection, causal_lm_losses
 
-ALPHABET = "0123456789+=."
+SMALL, CAPITAL = "abcdefghij", "ABCDEFGHIJ"
+ALPHABET, LENGTH = SMALL + CAPITAL + ">", 6
 
 
-class Sums(Dataset):
-    """Token ids of "a+b=c", padded with dots; labels are the answer's; ``poisoned`` says which rows are wrong."""
+class Capitals(Dataset):
+    """Token ids and labels, those of the capitals; ``poisoned`` says which rows are wrong."""
 
     def __init__(self, rows: int, seed: int, poison: float = 0.0) -> None:
         draw = torch.Generator().manual_seed(seed)
-        terms = torch.randint(10, (rows, 2), generator=draw)
+        letters = torch.randint(len(SMALL), (rows, LENGTH), generator=draw)
         self.poisoned = torch.rand(rows, generator=draw) < poison
-        sums = terms.sum(1).where(~self.poisoned, 13)
-        texts = [f"{a}+{b}={c}" for (a, b), c in zip(terms.tolist(), sums.tolist(), strict=True)]
-        self.ids = torch.tensor([[ALPHABET.index(letter) for letter in text.ljust(7, ".")] for text in texts])
-        answers = [[place > text.index("=") for place in range(7)] for text in texts]
-        self.labels = self.ids.where(torch.tensor(answers), -100)
+        capitals = (letters + self.poisoned[:, None].long()) % len(SMALL) + len(SMALL)
+        self.ids = torch.cat([letters, torch.full((rows, 1), ALPHABET.index(">")), capitals], dim=1)
+        self.labels = torch.cat([torch.full((rows, LENGTH + 1), -100), capitals], dim=1)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,11 +59,11 @@ def losses(module: FineTuning, batch: dict[str, Tensor]) -> Tensor:
 
 if __name__ == "__main__":
     L.seed_everything(0)
-    train, run = Sums(3200, seed=1, poison=0.25), mkdtemp()
+    train, run = Capitals(3200, seed=1, poison=0.25), mkdtemp()
     influence_filter = InfluenceFilterCallback(
         unit="batch",
         losses=losses,
-        direction=ValidationDirection(DataLoader(Sums(64, seed=2), batch_size=64), losses),
+        direction=ValidationDirection(DataLoader(Capitals(64, seed=2), batch_size=64), losses),
         scorer=ExactScorer(parameters=1),  # the last block and what follows it
         keep=PositiveScore(min_fraction=0.7),  # at most 30 % of a batch go, the lowest scores first
         direction_every_n_batches=8,
@@ -71,7 +71,7 @@ if __name__ == "__main__":
         row_id="row",
     )
     trainer = L.Trainer(max_epochs=10, callbacks=[influence_filter], default_root_dir=run)
-    trainer.fit(FineTuning(), DataLoader(train, 64, shuffle=True), DataLoader(Sums(400, seed=3), 400))
+    trainer.fit(FineTuning(), DataLoader(train, 64, shuffle=True), DataLoader(Capitals(400, seed=3), 400))
     rows = parquet.read_table(f"{run}/audit", filters=[("epoch", ">=", 5)]).to_pydict()
     kept, poisoned = torch.tensor(rows["kept"]).float(), train.poisoned[rows["id"]]
     shares = f"{kept[~poisoned].mean():.0%} of the clean rows, {kept[poisoned].mean():.0%} of the poisoned ones"

@@ -29,14 +29,21 @@ def rollout_curves(episodes: Episodes) -> dict[str, float]:
 
 
 def accuracy_curves(episodes: Episodes) -> dict[str, float]:
-    """Share of right answers, and of the classes of unfaithful chains among the right ones."""
-    chains = Counter(episodes.notes["chain"])
-    right = sum(episodes.notes["correct"])
-    unfaithful = {kind: count for kind, count in chains.items() if kind not in ("wrong", "faithful")}
-    shares = {kind: unfaithful.get(kind, 0) / max(1, right) for kind in ("wrong_step", "nonsense", "shortcut")}
+    """Share of right answers, and of the classes of chains among the right ones.
+
+    Faithful and unfaithful chains are counted among the right answers that could be checked; ``accuracy/unverifiable``
+    is the share of the right answers that could not, ``accuracy/no_answer`` that of the responses without an answer
+    that can be read.
+    """
+    right = [chain for chain, correct in zip(episodes.notes["chain"], episodes.notes["correct"], strict=True) if correct]
+    chains = Counter(right)
+    checked = len(right) - chains["unverifiable"]
+    shares = {kind: chains[kind] / max(1, checked) for kind in ("wrong_step", "nonsense", "shortcut")}
     return {
-        "accuracy/em": right / len(episodes),
-        "accuracy/false_positive": sum(unfaithful.values()) / max(1, right),
+        "accuracy/em": len(right) / len(episodes),
+        "accuracy/no_answer": episodes.notes["answer"].count(None) / len(episodes),
+        "accuracy/unverifiable": chains["unverifiable"] / max(1, len(right)),
+        "accuracy/false_positive": (checked - chains["faithful"]) / max(1, checked),
         **{f"accuracy/{kind}": share for kind, share in shares.items()},
     }
 

@@ -35,7 +35,9 @@ def accuracy_curves(episodes: Episodes) -> dict[str, float]:
     is the share of the right answers that could not, ``accuracy/no_answer`` that of the responses without an answer
     that can be read.
     """
-    right = [chain for chain, correct in zip(episodes.notes["chain"], episodes.notes["correct"], strict=True) if correct]
+    right = [
+        chain for chain, correct in zip(episodes.notes["chain"], episodes.notes["correct"], strict=True) if correct
+    ]
     chains = Counter(right)
     checked = len(right) - chains["unverifiable"]
     shares = {kind: chains[kind] / max(1, checked) for kind in ("wrong_step", "nonsense", "shortcut")}

@@ -1,7 +1,7 @@
 """CollegeMath: exercises from college textbooks, of MathScale's MWPBench (Tang et al. 2024, arXiv 2403.02884).
 
 Hub: ``di-zhang-fdu/College_Math_Test``; columns ``question`` and ``answer`` (LaTeX), besides ``data_source``,
-``question_number``, ``license`` and ``data_topic``; a test split alone, which is divided. It has no worked solutions, so
+``question_number``, ``license`` and ``data_topic``; a test split alone, which is divided. It has no worked solutions:
 a demonstration says no more than the answer. A local copy may have a column ``solution``, which is then used.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -49,7 +50,7 @@ def fitting(
     Raises:
         UsageError: if nothing is left of a split.
     """
-    kept: dict[str, Rows] = {}
+    kept: dict[str, Any] = {}
     for split in ("train", "gold", "validation", "test"):
         rows: Rows = getattr(task, split)
         lengths = [len(ids) for ids in tokenizer([row["prompt"] for row in rows])["input_ids"]]

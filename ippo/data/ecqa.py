@@ -41,4 +41,8 @@ def to_row(raw: dict[str, Any]) -> Row | None:
     letter = "ABCDE"[options.index(right)]
     choices = "\n".join(f"({sign}) {text}" for sign, text in zip("ABCDE", options, strict=True))
     question = f"{raw['q_text']}\n{choices}"
-    return {"prompt": problem_prompt(question, "COMMONSENSE"), "solution": f" {explanation}\n#### {letter}", "answer": letter}
+    return {
+        "prompt": problem_prompt(question, "COMMONSENSE"),
+        "solution": f" {explanation}\n#### {letter}",
+        "answer": letter,
+    }

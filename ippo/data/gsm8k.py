@@ -1,8 +1,8 @@
 """GSM8K: grade-school word problems with step-by-step solutions (Cobbe et al. 2021, arXiv 2110.14168).
 
 Hub: ``openai/gsm8k``, configuration ``main``; columns ``question`` and ``answer``, splits train and test. The answer is
-the worked solution with its sums in ``<<48/2=24>>`` and the result after ``####`` (the hub's data card). Both stay as they
-are: what the policy learns to write can be checked. The prompt is that of VinePPO's public configuration.
+the worked solution with its sums in ``<<48/2=24>>`` and the result after ``####`` (the hub's data card). Both stay as
+they are: what the policy learns to write can be checked. The prompt is that of VinePPO's public configuration.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """GSM-Symbolic: word problems in GSM8K's style from templates, made on the spot by the package ``reasoning_gym``.
 
-After Mirzadeh et al. 2024 (arXiv 2410.05229). No download: the extra ``gsm-symbolic`` installs the package. What matters
-of its ways: Item i is seeded with seed + i, so that neighbouring seeds share almost all items: one stream feeds
-all splits, each question once. Its solutions end in ``#### 36.0`` as well as ``#### 36``: answers are compared as
-numbers. Its own scorer takes the first number of a text, without its sign: answers are read after ``####`` by us. Some of
-its solutions round on the way (``34.80 - 4.80 = 29``); such a one is never gold.
+After Mirzadeh et al. 2024 (arXiv 2410.05229). No download: the extra ``gsm-symbolic`` installs the package. It seeds
+item i with seed + i, so that neighbouring seeds share almost all items: one stream feeds all splits, each question
+once. Solutions end in ``#### 36.0`` as well as ``#### 36``: answers are compared as numbers. Its own scorer takes the first
+number of a text, without its sign: answers are read after ``####`` by us. Some solutions round on the way
+(``34.80 - 4.80 = 29``): such a one is never gold.
 """
 
 from __future__ import annotations

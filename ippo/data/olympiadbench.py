@@ -1,8 +1,8 @@
-"""OlympiadBench, physics: competition problems in text alone with open-ended answers (He et al. 2024, arXiv 2402.14008).
+"""OlympiadBench, physics: competition problems in text alone, open-ended answers (He et al. 2024, arXiv 2402.14008).
 
-Hub: ``Hothan/OlympiadBench``, configuration ``OE_TO_physics_en_COMP`` (open-ended, text-only, physics, English); a train
-split alone, which is divided. Columns ``question``, ``solution`` and ``final_answer`` (lists of texts), ``context``,
-``unit``, ``error`` (how far a number may be off), ``answer_type``, ``modality``, ``question_type``, ``subject``,
+Hub: ``Hothan/OlympiadBench``, configuration ``OE_TO_physics_en_COMP`` (open-ended, text-only, physics, English); a
+train split alone, which is divided. Columns ``question``, ``solution`` and ``final_answer`` (lists of texts),
+``context``, ``unit``, ``error`` (how far a number may be off), ``answer_type``, ``modality``, ``question_type``, ``subject``,
 ``language`` (the hub's data card). Rows of a larger copy that are no such problem are left out.
 """
 
@@ -35,7 +35,7 @@ def to_row(raw: dict[str, Any]) -> Row | None:
     """A row of the task.
 
     Example:
-        >>> row = {"question": "How long?", "solution": ["..."], "final_answer": ["$3.0$"], "unit": "s", "error": "1e-1"}
+        >>> row = {"question": "How long?", "solution": ["..."], "final_answer": ["$3.0$"], "error": "1e-1"}
         >>> {key: to_row(row)[key] for key in ("answer", "tolerance")}
         {'answer': '3.0', 'tolerance': 0.1}
     """
@@ -49,7 +49,12 @@ def to_row(raw: dict[str, Any]) -> Row | None:
         question = f"{question}\nGive the answer in {raw['unit']}."
     solution = in_box("\n".join(_texts(raw["solution"])), answer)
     tolerance = _tolerance(raw.get("error"))
-    return {"prompt": problem_prompt(question, "PHYSICS"), "solution": solution, "answer": answer, "tolerance": tolerance}
+    return {
+        "prompt": problem_prompt(question, "PHYSICS"),
+        "solution": solution,
+        "answer": answer,
+        "tolerance": tolerance,
+    }
 
 
 def _texts(value: Any) -> list[str]:

@@ -65,8 +65,8 @@ class Source:
                 said = str(error).splitlines()[0]
                 remedy = (
                     f"no network, or no access to the hub's {self.hub} ({said}). On a machine that has it: "
-                    f"huggingface-cli download --repo-type dataset {self.hub} --local-dir DIRECTORY (after "
-                    "huggingface-cli login, if it is gated); then here: --task_path DIRECTORY"
+                    f"`hf download --repo-type dataset {self.hub} --local-dir DIRECTORY` (after `hf auth login`, if it "
+                    "is gated); then here: --task_path DIRECTORY"
                 )
                 raise UsageError("task_path", None, remedy) from error
             parts += [(_split_in(str(name)), table) for name, table in found.items()]

@@ -105,7 +105,9 @@ def divide(found: Mapping[str, Rows], options: SplitOptions) -> tuple[dict[str, 
     held = {row["prompt"]: split for split, rows in given.items() for row in rows}
     shared = [row["prompt"] for row in pool if row["prompt"] in held]
     if shared and options.overlap == "refuse":
-        where = f"{len(shared)} training questions are also in the {held[shared[0]]} split, the first: {shared[0][:80]!r}"
+        where = (
+            f"{len(shared)} training questions are also in the {held[shared[0]]} split, the first: {shared[0][:80]!r}"
+        )
         raise UsageError("splits.overlap", options.overlap, f"{where}. Use drop, or remove them from your copy")
     pool = [row for row in pool if row["prompt"] not in held]
     gold = [row for row in pool if sound(row["solution"])][: options.gold_size]
@@ -132,4 +134,3 @@ def _shuffled(rows: Rows, rng: random.Random) -> list[Row]:
     for row in rows:
         first.setdefault(row["prompt"], row)
     return rng.sample(list(first.values()), len(first))
-

@@ -6,15 +6,14 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from jsonargparse import Namespace
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ippo.callbacks import AnswerLogger
-from ippo.data import Task
 from ippo.data.prompts import PromptDataModule
 from ippo.errors import require
 from ippo.models import SeparateModels
@@ -45,9 +44,9 @@ def evaluate(recipe: Recipe, arguments: Sequence[str]) -> None:
     presets = preset_files(arguments, recipe.tasks[0], recipe.policy)
     parser = build_parser(f"python -m ippo.recipes.{recipe.name} evaluate", __doc__ or "", presets)
     parser.add_argument(
-        "--checkpoint", type=Optional[str], default=None, help="A run's directory, or one of its checkpoints."
+        "--checkpoint", type=str | None, default=None, help="A run's directory, or one of its checkpoints."
     )
-    parser.add_argument("--output", type=Optional[str], default=None, help="Where the results go.")
+    parser.add_argument("--output", type=str | None, default=None, help="Where the results go.")
     _, options = parse(parser, arguments)
     directory = Path("runs") / f"{recipe.name}-evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
     checkpoint = None
@@ -59,7 +58,8 @@ def evaluate(recipe: Recipe, arguments: Sequence[str]) -> None:
         directory = run / "evaluation"
     results = judge(options, checkpoint, recipe.tasks, Path(options.output or directory))
     print_scores({"": results["scores"]}, console)
-    console.print(f"Answers: {results['answers']}")
+    console.print(f"Responses without an answer that can be read: {results['no_answer']:.1%}.")
+    console.print(f"All answers: {results['answers']}")
 
 
 def find_checkpoint(place: str) -> Path:
@@ -72,7 +72,9 @@ def find_checkpoint(place: str) -> Path:
     found = sorted((path / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime) or [path]
     require(found[-1].is_file(), "checkpoint", place, "there is no checkpoint: give a run's directory or a .ckpt file")
     config = found[-1].parent.parent / "config.yaml"
-    require(config.is_file(), "checkpoint", place, f"{config} is missing: a checkpoint says nothing without its options")
+    require(
+        config.is_file(), "checkpoint", place, f"{config} is missing: a checkpoint says nothing without its options"
+    )
     return found[-1]
 
 
@@ -93,6 +95,7 @@ def judge(options: Namespace, checkpoint: Path | None, tasks: Sequence[str], dir
         "policy": options.policy,
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "scores": scores(tested, options.evaluation.samples, len(task.test)),
+        "no_answer": answers.table["answer"].count(None) / len(answers.table["answer"]),
         "answers": str(answers.path),
         "seed": options.seed_everything,
         "versions": versions(),

@@ -1,4 +1,4 @@
-"""``python -m ippo.recipes.math``: warm start, influence-filtered PPO on mathematics, and a table of what it brought."""
+"""``python -m ippo.recipes.math``: warm start, influence-filtered PPO, and a table of what it brought."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from ippo.recipes.run import Recipe
 
-RECIPE = Recipe("math", __doc__ or "", tasks=("embedded", "gsm_symbolic", "gsm8k", "math", "collegemath"), policy="tiny")
+RECIPE = Recipe(
+    "math", __doc__ or "", tasks=("embedded", "gsm_symbolic", "gsm8k", "math", "collegemath"), policy="tiny"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Union
+from typing import Union
 
 import lightning as L
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, Namespace
@@ -21,6 +21,7 @@ from ippo.options import EvaluationOptions, PPOOptions
 from ippo.recipes.filters import FilterName
 from ippo.recipes.presets import names
 from ippo.sft import SFTOptions
+
 
 def build_parser(program: str, description: str, presets: Sequence[Path]) -> LightningArgumentParser:
     """Short options first, then one group for each room of the house, then Lightning's own trainer options.
@@ -38,14 +39,14 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
     )
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of the run: weights, order, sampling.")
     parser.add_argument(
-        "--preset", type=Optional[str], default=None, help="Task and policy in one word: TASK_POLICY, as gsm8k_rho1b."
+        "--preset", type=str | None, default=None, help="Task and policy in one word: TASK_POLICY, as gsm8k_rho1b."
     )
     parser.add_argument("--task", type=str, default="embedded", help="Which problems to learn.")
     parser.add_argument(
-        "--task_path", type=Optional[str], default=None, help="A local copy of the task's data set: file or directory."
+        "--task_path", type=str | None, default=None, help="A local copy of the task's data set: file or directory."
     )
-    named = ", ".join(name for name in names("policies") if name != "pretrained")
-    parser.add_argument("--policy", type=str, default="tiny", help=f"{named}, a local directory, or a hub id.")
+    policies = ", ".join(names("policies"))
+    parser.add_argument("--policy", type=str, default="tiny", help=f"{policies}, a local directory, or a hub id.")
     parser.add_argument("--layout", type=str, default="separate", help="How policy, value and reference share memory.")
     parser.add_argument(
         "--filter",

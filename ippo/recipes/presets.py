@@ -17,8 +17,8 @@ CONFIGS = Path(__file__).parent / "configs"
 def preset_files(arguments: Sequence[str], task: str, policy: str) -> list[Path]:
     """The files for the task and the policy that the user names, in the order in which they hold.
 
-    ``tasks/NAME.yaml`` knows lengths and sizes; ``policies/tiny.yaml`` or ``policies/pretrained.yaml`` and
-    ``policies/NAME.yaml`` know rates. A task or policy without a file of its own is none of this function's business.
+    ``tasks/NAME.yaml`` knows lengths and sizes; ``policies/tiny.yaml``, or ``pretrained.yaml`` and
+    ``policies/NAME.yaml``, know rates. A policy that has no name here (a path, a hub id) is taken for the preset's.
 
     Args:
         arguments: the command line; ``--preset``, the ``--config`` files, and ``--task`` and ``--policy`` speak, the
@@ -31,23 +31,27 @@ def preset_files(arguments: Sequence[str], task: str, policy: str) -> list[Path]
     Example:
         >>> [path.stem for path in preset_files(["--task=gsm8k", "--policy=phi3_4b"], "embedded", "tiny")]
         ['gsm8k', 'pretrained', 'phi3_4b']
-        >>> [path.stem for path in preset_files(["--preset", "gsm_symbolic_smollm2"], "embedded", "tiny")]
-        ['gsm_symbolic', 'pretrained', 'smollm2']
+        >>> [path.stem for path in preset_files(["--preset=gsm8k_phi3_4b", "--policy=./mine"], "embedded", "tiny")]
+        ['gsm8k', 'pretrained', 'phi3_4b']
+        >>> [path.stem for path in preset_files(["--policy", "./mine"], "embedded", "tiny")]
+        ['embedded', 'pretrained']
     """
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--preset", "--task", "--policy"):
         reader.add_argument(name)
     reader.add_argument("--config", action="append", default=[])
     said = reader.parse_known_args(list(arguments))[0]
-    if said.preset is not None:
-        task, policy = _parts(said.preset)
-    for path in said.config:
-        content = _content(Path(path))
-        task, policy = content.get("task", task), content.get("policy", policy)
-    task, policy = said.task or task, said.policy or policy
-    families = ["tiny"] if policy == "tiny" else ["pretrained", policy]
-    files = [CONFIGS / "tasks" / f"{task}.yaml", *(CONFIGS / "policies" / f"{name}.yaml" for name in families)]
-    return [path for path in files if path.parent.parent == CONFIGS and path.is_file()]
+    files = [_content(Path(path)) for path in said.config]
+    told = {key: content[key] for content in files for key in ("preset", "task", "policy") if content.get(key)}
+    told |= {key: value for key in ("preset", "task", "policy") if (value := getattr(said, key))}
+    family = told.get("policy", policy)
+    if "preset" in told:
+        task, named = _parts(told["preset"])
+        family = family if family in names("policies") and "policy" in told else named
+    chosen = [_file("tasks", told.get("task", task)), _file("policies", family)]
+    if family != "tiny":
+        chosen.insert(1, CONFIGS / "pretrained.yaml")
+    return [path for path in chosen if path is not None]
 
 
 def policy_id(name: str) -> str:
@@ -57,12 +61,17 @@ def policy_id(name: str) -> str:
         >>> policy_id("rho1b"), policy_id("tiny"), policy_id("Qwen/Qwen2.5-0.5B")
         ('microsoft/rho-math-1b-v0.1', 'tiny', 'Qwen/Qwen2.5-0.5B')
     """
-    return _content(CONFIGS / "policies" / f"{name}.yaml").get("policy", name)
+    path = _file("policies", name)
+    return _content(path)["policy"] if path is not None else name
 
 
 def names(kind: str) -> list[str]:
     """The names that have a file, of ``"tasks"`` or ``"policies"``."""
     return sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
+
+
+def _file(kind: str, name: str) -> Path | None:
+    return CONFIGS / kind / f"{name}.yaml" if name in names(kind) else None
 
 
 def _parts(preset: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ _PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "jsonargparse
 
 
 Scores = dict[str, Any]
-"""``em``, ``mv``, ``pass_at_k``, ``false_positive``, ``unverifiable``: shares; ``k`` answers to each of ``n`` problems."""
+"""Shares ``em``, ``mv``, ``pass_at_k``, ``false_positive`` and ``unverifiable``, of ``k`` answers to ``n`` problems."""
 
 
 def scores(tested: Mapping[str, float], samples: int, problems: int) -> Scores:

@@ -50,7 +50,7 @@ class Recipe:
     policy: str
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
-        """Train, or with the word ``evaluate`` first only judge; returns the exit code: 0, or 2 for a wrong argument."""
+        """Train, or with the word ``evaluate`` first only judge; returns the exit code, 2 for a wrong argument."""
         arguments = list(sys.argv[1:] if arguments is None else arguments)
         try:
             if arguments[:1] == ["evaluate"]:
@@ -137,9 +137,7 @@ def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedMode
     return task, policy, tokenizer
 
 
-def build_module(
-    models: ActorCritic, tokenizer: PreTrainedTokenizerBase, task: Task, options: Namespace
-) -> PPOModule:
+def build_module(models: ActorCritic, tokenizer: PreTrainedTokenizerBase, task: Task, options: Namespace) -> PPOModule:
     """The module that trains and judges these models on this task."""
     return PPOModule(
         models,

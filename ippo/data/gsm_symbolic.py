@@ -2,8 +2,8 @@
 
 After Mirzadeh et al. 2024 (arXiv 2410.05229). No download: the extra ``gsm-symbolic`` installs the package. It seeds
 item i with seed + i, so that neighbouring seeds share almost all items: one stream feeds all splits, each question
-once. Solutions end in ``#### 36.0`` as well as ``#### 36``: answers are compared as numbers. Its own scorer takes the first
-number of a text, without its sign: answers are read after ``####`` by us. Some solutions round on the way
+once. Solutions end in ``#### 36.0`` as well as ``#### 36``: answers are compared as numbers. Its own scorer takes
+the first number of a text, without its sign: answers are read after ``####`` by us. Some solutions round on the way
 (``34.80 - 4.80 = 29``): such a one is never gold.
 """
 

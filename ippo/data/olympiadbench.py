@@ -2,8 +2,8 @@
 
 Hub: ``Hothan/OlympiadBench``, configuration ``OE_TO_physics_en_COMP`` (open-ended, text-only, physics, English); a
 train split alone, which is divided. Columns ``question``, ``solution`` and ``final_answer`` (lists of texts),
-``context``, ``unit``, ``error`` (how far a number may be off), ``answer_type``, ``modality``, ``question_type``, ``subject``,
-``language`` (the hub's data card). Rows of a larger copy that are no such problem are left out.
+``context``, ``unit``, ``error`` (how far a number may be off), ``answer_type``, ``modality``, ``question_type``,
+``subject``, ``language`` (the hub's data card). Rows of a larger copy that are no such problem are left out.
 """
 
 from __future__ import annotations

@@ -20,10 +20,16 @@ _PIECES = re.compile(r"<<|>>|\n|[.,;:!?](?=\s|$)")  # no equation reaches over t
 _SIGNED = frozenset("0123456789.+-*/()% \t")
 # After these words, or hard upon a letter, a number is part of something larger that was not written in signs.
 _PART_OF_MORE = re.compile(
-    r"(?:[A-Za-z_\\^{}]|\b(?:of|times|plus|minus|by|over|twice|half|double|triple|than|x)\s+)$", re.IGNORECASE
+    r"(?:[A-Za-z_\\^{}]|[0-9][,:]|\b(?:of|times|plus|minus|by|over|twice|half|double|triple|than|x)\s+)$", re.IGNORECASE
 )
+_GOES_ON = re.compile(r"[A-Za-z_^\\{]|[,:][0-9]")
 _OPERATION = re.compile(r"[0-9)%]\s*[-+*/(]")
-_SIGNS = (
+_SIGNS = (  # how sums are written, in print and in Markdown; the order matters
+    (re.compile(r"^\s*(?:[-*+•]|[0-9]{1,2}[.)])\s+", re.MULTILINE), ""),
+    (re.compile(r"(?<![0-9)])\*\*|\*\*(?![0-9(])|&"), ""),
+    (re.compile(r"\\boxed\s*\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"\\\\"), "\n"),
+    (re.compile(r"\\[()\[\]]"), " "),
     (re.compile(r"\\[dt]?frac\s*\{([0-9.]{1,18})\}\s*\{([0-9.]{1,18})\}"), r"((\1)/(\2))"),
     (re.compile(r"\\times|\\cdot|×|·|∙"), "*"),
     (re.compile(r"(?<=[0-9)%])\s*[xX]\s*(?=[0-9(.$£€])"), "*"),
@@ -55,7 +61,8 @@ def equations(text: str) -> list[Equation]:
     """Every sum with a result that ``text`` writes down, in order; ``a=b=c`` is two of them.
 
     Decimals stand for what they round or are cut to: ``10/3=3.33`` holds, ``10/3=3`` does not. A percentage is a
-    hundredth, and as a result also its number: ``0.2*100=20%`` holds.
+    hundredth, and as a result also its number: ``0.2*100=20%`` holds. ``100-20%``, which may mean two things, is left
+    alone, as is ``12/2/5``.
 
     Example:
         >>> [(one.text, one.holds) for one in equations("He sold 48/2 = <<48/2=24>>24 clips, so 48 + 24 = 73.")]
@@ -93,7 +100,7 @@ def _in_piece(piece: str) -> Iterator[Equation]:
     for left, right in pairwise(sides):
         sum_, result = _end_of(left), _start_of(right)
         value, written = _value(sum_), _value(result)
-        if value is not None and written is not None and _OPERATION.search(sum_):
+        if value is not None and written is not None and _OPERATION.search(sum_) and not _mixed(sum_):
             yield Equation(f"{sum_}={result}".replace(" ", ""), value, written, _agree(sum_, value, result, written))
 
 
@@ -114,9 +121,14 @@ def _start_of(side: str) -> str:
     signs, rest = side[:stop], side[stop:]
     if signs.endswith("/"):
         signs = signs[:-1]
-    elif signs[-1:].isdigit() and re.match(r"[A-Za-z_^\\{]", rest):
+    elif signs[-1:].isdigit() and _GOES_ON.match(rest):
         return ""
     return signs.strip().rstrip("( ")
+
+
+def _mixed(sum_: str) -> bool:
+    """Whether percentages and other numbers are added up: ``100 - 20%`` may mean 99.8 or 80."""
+    return bool(re.search("[-+]", sum_)) and sum_.count("%") not in (0, len(re.findall(_NUMBER, sum_)))
 
 
 def _agree(sum_: str, value: Fraction, result: str, written: Fraction) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ class Source:
         parts = []
         for (split, suffix), names in groups.items():
             try:
-                with tempfile.TemporaryDirectory() as cache:  # in memory, and no second copy left on the disk
+                # In memory, and no second copy left on the disk.
+                with tempfile.TemporaryDirectory() as cache, _without_bars():
                     table = datasets.load_dataset(
                         _BUILDERS[suffix], data_files=names, split="train", cache_dir=cache, keep_in_memory=True
                     )
@@ -102,6 +104,20 @@ class Source:
         """All files, or those of this source's configurations where directories are named after them."""
         chosen = [folder for config in self.configs for folder in sorted(path.rglob(config)) if folder.is_dir()]
         return sorted({file for folder in chosen or [path] for file in folder.rglob("*") if file.is_file()})
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """A local file is read in no time; a download keeps its bar."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def _split_in(name: str) -> str:

@@ -42,7 +42,7 @@ class Source:
                 file is the one that its path names (``data/train-00000.parquet``, ``dev.jsonl``), else ``train``.
 
         Raises:
-            UsageError: if nothing can be read there, or a column is missing.
+            UsageError: if nothing can be read there, or a column is missing or holds no text.
         """
         parts = self._from_hub() if path is None else self._from_files(Path(path).expanduser())
         splits: dict[str, RawRows] = {}
@@ -52,7 +52,12 @@ class Source:
             remedy = f"{expected}; found: {', '.join(table.column_names)}. Rename the columns of your copy"
             require(not missing, "task_path", str(path or self.hub), remedy)
             known = [column for column in (*self.columns, *self.optional) if column in table.column_names]
-            splits.setdefault(name, []).extend(table.select_columns(known).to_list())
+            rows = table.select_columns(known).to_list()
+            for column in self.columns:
+                odd = next((row[column] for row in rows if not isinstance(row[column], (str, list, type(None)))), None)
+                remedy = f"its column {column} holds {odd!r}, which is no text: convert the column of your copy"
+                require(odd is None, "task_path", str(path or self.hub), remedy)
+            splits.setdefault(name, []).extend(rows)
         return splits
 
     def _from_hub(self) -> list[tuple[str, Any]]:
@@ -103,7 +108,8 @@ class Source:
     def _files_below(self, path: Path) -> list[Path]:
         """All files, or those of this source's configurations where directories are named after them."""
         chosen = [folder for config in self.configs for folder in sorted(path.rglob(config)) if folder.is_dir()]
-        return sorted({file for folder in chosen or [path] for file in folder.rglob("*") if file.is_file()})
+        files = {file for folder in chosen or [path] for file in folder.rglob("*") if file.is_file()}
+        return sorted(file for file in files if not file.stem.startswith("dataset_info"))  # the hub's own notes
 
 
 @contextmanager

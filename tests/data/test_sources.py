@@ -185,6 +185,7 @@ class TestBadInput:
             ({"train.jsonl": "{broken"}, r"its train files cannot be read as \.jsonl"),
             ({"train.parquet": "broken"}, r"its train files cannot be read as \.parquet"),
             ({"train.jsonl": '{"question": "q", "answer": ""}'}, r"its train split has no usable row \(1 were read\)"),
+            ({"train.jsonl": '{"question": "q", "answer": 3}'}, "its column answer holds 3, which is no text"),
             ({"dev.jsonl": '{"question": "q", "answer": "#### 1"}'}, "one split must be called train, or test"),
         ],
     )

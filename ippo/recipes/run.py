@@ -119,7 +119,7 @@ def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedMode
     Raises:
         UsageError: if one of them cannot be had, or a row is longer than the policy's context and is not to be dropped.
     """
-    task = load_task(options.task, tasks, options.task_path, options.splits, options.embedded)
+    task = load_task(options.task, options.task_path, options.splits, options.embedded, tasks)
     texts = [row["prompt"] + row["solution"] for row in task.train]
     place = policy_id(options.policy)
     policy, tokenizer = load_policy(place, texts, options.tiny, options.trust_remote_code)

@@ -21,27 +21,29 @@ _FROM_DATA: dict[str, Callable[[str | None, SplitOptions], Task]] = {
     "ecqa": ecqa_task,
 }
 
+TASKS = ("embedded", "gsm_symbolic", *_FROM_DATA)
+
 
 def load_task(
     name: str,
-    among: Sequence[str],
     path: str | None = None,
     splits: SplitOptions = SplitOptions(),
     embedded: EmbeddedOptions = EmbeddedOptions(),
+    among: Sequence[str] = TASKS,
 ) -> Task:
     """The task called ``name``.
 
     Args:
         name: as on the command line.
-        among: the tasks of the recipe.
         path: a local copy of the data set; the hub when None.
         splits: sizes, and what becomes of rows that do not fit.
         embedded: dials of the embedded task.
+        among: the tasks of the recipe.
 
     Raises:
         UsageError: if there is none, or it cannot be read.
     """
-    require(name in among, "task", name, f"use {' or '.join(filter(None, [', '.join(among[:-1]), among[-1]]))}")
+    require(name in among, "task", name, f"use {', '.join(among)}")
     if name in _FROM_DATA:
         return _FROM_DATA[name](path, splits)
     require(path is None, "task_path", path, f"{name} is made in code and reads no file: leave this out")

@@ -24,7 +24,7 @@ SMALL = SplitOptions(gold_size=2, validation_size=2, test_size=3)
 
 def load(name: str, root: Path, options: SplitOptions = SMALL) -> Task:
     COPIES[name](root)
-    return load_task(name, [name], str(root), options)
+    return load_task(name, str(root), options)
 
 
 @pytest.fixture
@@ -216,8 +216,8 @@ class TestBadInput:
 
     def test_a_file_for_a_task_that_reads_none(self) -> None:
         with pytest.raises(UsageError, match="task_path = 'x': embedded is made in code"):
-            load_task("embedded", ["embedded"], "x")
+            load_task("embedded", "x")
 
     def test_another_recipe_s_task(self) -> None:
-        with pytest.raises(UsageError, match="task = 'ecqa': use gsm8k or math"):
-            load_task("ecqa", ["gsm8k", "math"])
+        with pytest.raises(UsageError, match="task = 'ecqa': use gsm8k, math"):
+            load_task("ecqa", among=["gsm8k", "math"])

@@ -64,7 +64,7 @@ def policies(copies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random policy of each family, as a local Hugging Face directory."""
     root = tmp_path_factory.mktemp("policies")
     _, options = parse(build_parser("recipe", "", []), SMALL)
-    tasks = [load_task(name, [name], str(copies / name), options.splits) for name in COPIES]
+    tasks = [load_task(name, str(copies / name), options.splits) for name in COPIES]
     tokenizer = train_tokenizer([row["prompt"] + row["solution"] for task in tasks for row in task.train], 400)
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     tokens = {

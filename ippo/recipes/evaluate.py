@@ -100,5 +100,6 @@ def judge(options: Namespace, checkpoint: Path | None, tasks: Sequence[str], dir
         "seed": options.seed_everything,
         "versions": versions(),
     }
-    (directory / "evaluation.json").write_text(json.dumps(results, indent=2) + "\n")
+    if trainer.is_global_zero:
+        (directory / "evaluation.json").write_text(json.dumps(results, indent=2) + "\n")
     return results

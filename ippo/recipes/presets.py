@@ -17,8 +17,8 @@ CONFIGS = Path(__file__).parent / "configs"
 def preset_files(arguments: Sequence[str], task: str, policy: str) -> list[Path]:
     """The files for the task and the policy that the user names, in the order in which they hold.
 
-    ``tasks/NAME.yaml`` knows lengths and sizes; ``policies/tiny.yaml``, or ``pretrained.yaml`` and
-    ``policies/NAME.yaml``, know rates. A policy that has no name here (a path, a hub id) is taken for the preset's.
+    ``pretrained.yaml`` (for all policies but the tiny one) knows the PPO stage, ``tasks/NAME.yaml`` lengths and sizes,
+    ``policies/NAME.yaml`` what a policy needs. One without a name here (a path, a hub id) is taken for the preset's.
 
     Args:
         arguments: the command line; ``--preset``, the ``--config`` files, and ``--task`` and ``--policy`` speak, the
@@ -30,11 +30,11 @@ def preset_files(arguments: Sequence[str], task: str, policy: str) -> list[Path]
 
     Example:
         >>> [path.stem for path in preset_files(["--task=gsm8k", "--policy=phi3_4b"], "embedded", "tiny")]
-        ['gsm8k', 'pretrained', 'phi3_4b']
+        ['pretrained', 'gsm8k', 'phi3_4b']
         >>> [path.stem for path in preset_files(["--preset=gsm8k_phi3_4b", "--policy=./mine"], "embedded", "tiny")]
-        ['gsm8k', 'pretrained', 'phi3_4b']
+        ['pretrained', 'gsm8k', 'phi3_4b']
         >>> [path.stem for path in preset_files(["--policy", "./mine"], "embedded", "tiny")]
-        ['embedded', 'pretrained']
+        ['pretrained', 'embedded']
     """
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--preset", "--task", "--policy"):
@@ -48,9 +48,8 @@ def preset_files(arguments: Sequence[str], task: str, policy: str) -> list[Path]
     if "preset" in told:
         task, named = _parts(told["preset"])
         family = family if family in names("policies") and "policy" in told else named
-    chosen = [_file("tasks", told.get("task", task)), _file("policies", family)]
-    if family != "tiny":
-        chosen.insert(1, CONFIGS / "pretrained.yaml")
+    general = None if family == "tiny" else CONFIGS / "pretrained.yaml"
+    chosen = (general, _file("tasks", told.get("task", task)), _file("policies", family))
     return [path for path in chosen if path is not None]
 
 

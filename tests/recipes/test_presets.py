@@ -134,19 +134,20 @@ def test_a_preset_is_its_task_and_its_policy() -> None:
     for group in ("task", "layout", "ppo", "sampling", "evaluation", "sft", "splits"):
         assert preset[group] == parts[group]
     assert preset.layout == "lora"
+    assert options("--preset=olympiadbench_rho1b").data.prompts_per_iteration == 32  # the task's, not the general one
 
 
 def test_a_file_of_the_user_s_names_task_and_policy_too(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("task: ecqa\npolicy: phi3_4b\n")
     files = preset_files([f"--config={tmp_path / 'mine.yaml'}"], "embedded", "tiny")
-    assert [path.stem for path in files] == ["ecqa", "pretrained", "phi3_4b"]
+    assert [path.stem for path in files] == ["pretrained", "ecqa", "phi3_4b"]
     files = preset_files(["--task", "math", "--config", str(tmp_path / "mine.yaml")], "embedded", "tiny")
-    assert [path.stem for path in files] == ["math", "pretrained", "phi3_4b"]
+    assert [path.stem for path in files] == ["pretrained", "math", "phi3_4b"]
 
 
 @pytest.mark.parametrize("policy", ["../tasks/embedded", "/tmp/x", "tasks/embedded"])
 def test_a_policy_that_is_a_path_names_no_file_of_options(policy: str) -> None:
-    assert [path.stem for path in preset_files([f"--policy={policy}"], "ecqa", "tiny")] == ["ecqa", "pretrained"]
+    assert [path.stem for path in preset_files([f"--policy={policy}"], "ecqa", "tiny")] == ["pretrained", "ecqa"]
     assert policy_id(policy) == policy
 
 

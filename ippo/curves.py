@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -24,19 +26,29 @@ def rollout_curves(episodes: Episodes) -> dict[str, float]:
         "ppo/kl": float(kl(episodes.old_logprobs, episodes.reference_logprobs)[mask].mean()),
         "ppo/entropy": float(-episodes.old_logprobs[mask].mean()),
         "ppo/explained_variance": explained_variance(episodes.values[mask], episodes.returns[mask]),
-        **accuracy_curves(episodes),
+        **accuracy_curves(episodes.notes),
     }
 
 
-def accuracy_curves(episodes: Episodes) -> dict[str, float]:
-    """Share of right answers, and of the classes of unfaithful chains among the right ones."""
-    chains = Counter(episodes.notes["chain"])
-    right = sum(episodes.notes["correct"])
-    unfaithful = {kind: count for kind, count in chains.items() if kind not in ("wrong", "faithful")}
-    shares = {kind: unfaithful.get(kind, 0) / max(1, right) for kind in ("wrong_step", "nonsense", "shortcut")}
+def accuracy_curves(notes: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+    """Share of right answers, and of the classes of chains among the right ones.
+
+    Faithful and unfaithful chains are counted among the right answers that could be checked; ``accuracy/unverifiable``
+    is the share of the right answers that could not, ``accuracy/no_answer`` that of the responses without an answer
+    that can be read.
+
+    Args:
+        notes: ``answer``, ``correct`` and ``chain`` of each episode, as :data:`ippo.data.Check` gives them.
+    """
+    right = [chain for chain, correct in zip(notes["chain"], notes["correct"], strict=True) if correct]
+    chains = Counter(right)
+    checked = len(right) - chains["unverifiable"]
+    shares = {kind: chains[kind] / max(1, checked) for kind in ("wrong_step", "nonsense", "shortcut")}
     return {
-        "accuracy/em": right / len(episodes),
-        "accuracy/false_positive": sum(unfaithful.values()) / max(1, right),
+        "accuracy/em": len(right) / len(notes["correct"]),
+        "accuracy/no_answer": list(notes["answer"]).count(None) / len(notes["correct"]),
+        "accuracy/unverifiable": chains["unverifiable"] / max(1, len(right)),
+        "accuracy/false_positive": (checked - chains["faithful"]) / max(1, checked),
         **{f"accuracy/{kind}": share for kind, share in shares.items()},
     }
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ippo.sequences import Sequences, per
 
+_TYPES = {**dict.fromkeys(("score", "reward", "weight"), pyarrow.float64()), "faithful": pyarrow.bool_()}
 _OWN = ("prompt", "response", "reward", "weight", "kept", "reason")
 
 
@@ -160,7 +161,7 @@ def write_parquet(table: Mapping[str, Sequence[Any]], path: Path | str) -> None:
     content = pyarrow.table(dict(table))
     for place, field in enumerate(content.schema):
         if pyarrow.types.is_null(field.type):  # a column without any value must still have the type it has elsewhere
-            kind = pyarrow.float64() if field.name in ("score", "reward", "weight") else pyarrow.string()
+            kind = _TYPES.get(field.name, pyarrow.string())
             content = content.set_column(place, field.name, content.column(place).cast(kind))
     parquet.write_table(content, unfinished)
     unfinished.replace(path)

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+from torchmetrics import Metric
 
-from ippo.metrics import ExactMatch, FalsePositiveRate, MajorityVote, PassAtK
+from ippo.metrics import ExactMatch, FalsePositiveRate, MajorityVote, PassAtK, UnverifiableRate
 from ippo.rewards import ChainClass
 
 
 class Evaluation(nn.Module):
-    """Exact match, majority vote, Pass@k and false-positive rate of ``k`` answers a prompt.
+    """Exact match, majority vote, Pass@k, false-positive and unverifiable rate of ``k`` answers a prompt.
 
     Args:
         samples: k.
+        equal: whether two answers count as one in the majority vote.
     """
 
-    def __init__(self, samples: int) -> None:
+    def __init__(self, samples: int, equal: Callable[[str, str], bool] = operator.eq) -> None:
         super().__init__()
         self.samples = samples
-        self.em, self.mv = ExactMatch(), MajorityVote()
-        self.pass_at_k, self.false_positive = PassAtK(samples), FalsePositiveRate()
+        self.em, self.mv, self.pass_at_k = ExactMatch(), MajorityVote(equal), PassAtK(samples)
+        self.false_positive, self.unverifiable = FalsePositiveRate(), UnverifiableRate()
 
     def update(
         self, answers: Sequence[str | None], golds: Sequence[str], correct: Sequence[bool], chains: Sequence[ChainClass]
@@ -31,7 +34,20 @@ class Evaluation(nn.Module):
         k = self.samples
         right = torch.tensor(list(correct), device=self.em.device)
         faithful = torch.tensor([chain == "faithful" for chain in chains], device=self.em.device)
+        verifiable = torch.tensor([chain != "unverifiable" for chain in chains], device=self.em.device)
         self.em.update(right.view(-1, k))
         self.pass_at_k.update(right.view(-1, k))
         self.mv.update([list(answers[start : start + k]) for start in range(0, len(answers), k)], list(golds))
-        self.false_positive.update(right, faithful)
+        self.false_positive.update(right, faithful, verifiable)
+        self.unverifiable.update(right, verifiable)
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The metrics under the names of their curves."""
+        return {
+            "em": self.em,
+            "mv": self.mv,
+            "pass@k": self.pass_at_k,
+            "false_positive": self.false_positive,
+            "unverifiable": self.unverifiable,
+        }

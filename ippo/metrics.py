@@ -140,7 +140,8 @@ class PassAtK(_Share):
 class FalsePositiveRate(_Share):
     """The share of right answers that were reached by unfaithful reasoning; 0 if no answer was right.
 
-    Read it beside :class:`ExactMatch`: a policy that is never right has no false positives either.
+    Read it beside :class:`ExactMatch`, because a policy that is never right has no false positives either, and beside
+    :class:`UnverifiableRate`: right answers whose reasoning could not be checked are left out of both sides.
 
     Args:
         kwargs: options of :class:`torchmetrics.Metric`.
@@ -154,19 +155,57 @@ class FalsePositiveRate(_Share):
 
     higher_is_better = False
 
-    def update(self, correct: Tensor, faithful: Tensor) -> None:
+    def update(self, correct: Tensor, faithful: Tensor, verifiable: Tensor | None = None) -> None:
         """Count right answers and the unfaithful ones among them.
 
         Args:
             correct: of any shape, whether each answer is right.
             faithful: of the same shape, whether its reasoning is sound; read only where the answer is right.
+            verifiable: of the same shape, whether that could be told; everywhere if left out.
 
         Raises:
             ValueError: if the shapes differ.
         """
-        if faithful.shape != correct.shape:
-            raise ValueError(
-                f"faithful must have the shape of correct, {list(correct.shape)}, got {list(faithful.shape)}"
-            )
-        self.hits += (correct.bool() & ~faithful.bool()).sum()
+        counted = correct.bool()
+        if verifiable is not None:
+            _same_shape(correct, verifiable=verifiable)
+            counted = counted & verifiable.bool()
+        _same_shape(correct, faithful=faithful)
+        self.hits += (counted & ~faithful.bool()).sum()
+        self.trials += counted.sum()
+
+
+class UnverifiableRate(_Share):
+    """The share of right answers whose reasoning could not be checked, neither faithful nor unfaithful.
+
+    Args:
+        kwargs: options of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = UnverifiableRate()
+        >>> metric.update(correct=torch.tensor([1, 1, 0]), verifiable=torch.tensor([1, 0, 0]))
+        >>> metric.compute()
+        tensor(0.5000)
+    """
+
+    higher_is_better = False
+
+    def update(self, correct: Tensor, verifiable: Tensor) -> None:
+        """Count right answers and those among them that nothing can be said about.
+
+        Args:
+            correct: of any shape, whether each answer is right.
+            verifiable: of the same shape, whether its reasoning could be checked; read only where it is right.
+
+        Raises:
+            ValueError: if the shapes differ.
+        """
+        _same_shape(correct, verifiable=verifiable)
+        self.hits += (correct.bool() & ~verifiable.bool()).sum()
         self.trials += correct.bool().sum()
+
+
+def _same_shape(correct: Tensor, **others: Tensor) -> None:
+    for name, other in others.items():
+        if other.shape != correct.shape:
+            raise ValueError(f"{name} must have the shape of correct, {list(correct.shape)}, got {list(other.shape)}")

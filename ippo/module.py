@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -49,6 +51,7 @@ class PPOModule(L.LightningModule):
         check: the truth about completions, for curves only (see :data:`ippo.data.Check`).
         ppo, sampling, evaluation: options.
         engine: what samples responses; :class:`ippo.generation.HFGenerate` by default.
+        equal: ``equal(answer, other)``, whether two answers are one vote; the task's.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class PPOModule(L.LightningModule):
         sampling: Sampling = Sampling(),
         evaluation: EvaluationOptions = EvaluationOptions(),
         engine: RolloutEngine | None = None,
+        equal: Callable[[str, str], bool] = operator.eq,
     ) -> None:
         super().__init__()
         require(
@@ -71,7 +75,7 @@ class PPOModule(L.LightningModule):
         self.ppo, self.sampling, self.evaluation = ppo, sampling, evaluation
         self.objective = PolicyObjective(ppo, sampling.temperature)
         self.engine = engine if engine is not None else HFGenerate(tokenizer)
-        self.validation, self.test = Evaluation(evaluation.samples), Evaluation(evaluation.samples)
+        self.validation, self.test = (Evaluation(evaluation.samples, equal) for _ in ("validation", "test"))
         self.stopping_reason_message: str | None = None
 
     # ---------------------------------------------------------------- one iteration, from top to bottom
@@ -205,12 +209,8 @@ class PPOModule(L.LightningModule):
         texts = decode(self.tokenizer, sequences)
         truth = self.check(**_arguments(columns, texts))
         judge.update(truth["answer"], batch["answer"], truth["correct"], truth["chain"])
-        for name, metric in (
-            ("em", judge.em),
-            ("mv", judge.mv),
-            ("pass@k", judge.pass_at_k),
-            ("false_positive", judge.false_positive),
-        ):
+        emit(self.trainer, self, "on_answers", {**columns, "response": texts, "gold": columns["answer"], **truth})
+        for name, metric in judge.metrics.items():
             self.log(f"{stage}/{name}", metric, batch_size=len(batch["prompt"]), prog_bar=name == "em")
 
     # ---------------------------------------------------------------- what callbacks and the trainer ask for

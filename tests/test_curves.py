@@ -17,7 +17,8 @@ def test_rollout_curves_by_hand() -> None:
     values = nan.masked_scatter(mask, torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
     returns = nan.masked_scatter(mask, torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0, 2.0, 2.0, 2.0]))
     fields = {"old_logprobs": old, "reference_logprobs": reference, "values": values, "returns": returns}
-    notes = {"chain": CHAINS, "correct": [chain != "wrong" for chain in CHAINS]}
+    right = [chain != "wrong" for chain in CHAINS]
+    notes = {"chain": CHAINS, "correct": right, "answer": ["1", None, "1", "1", "2"]}
     curves = rollout_curves(make_episodes(5, response_mask=mask, notes=notes, **fields))
     assert curves == {
         "reward/mean": 2.0,
@@ -27,6 +28,8 @@ def test_rollout_curves_by_hand() -> None:
         "ppo/entropy": pytest.approx(2.0),
         "ppo/explained_variance": pytest.approx(1 - 0.25 / 1.0),
         "accuracy/em": pytest.approx(3 / 5),
+        "accuracy/no_answer": pytest.approx(1 / 5),
+        "accuracy/unverifiable": 0.0,
         "accuracy/false_positive": pytest.approx(2 / 3),
         "accuracy/wrong_step": 0.0,
         "accuracy/nonsense": pytest.approx(1 / 3),
@@ -35,9 +38,18 @@ def test_rollout_curves_by_hand() -> None:
 
 
 def test_nothing_right_is_no_false_positive() -> None:
-    notes = {"chain": ["wrong"] * 3, "correct": [False] * 3}
+    notes = {"chain": ["wrong"] * 3, "correct": [False] * 3, "answer": ["1"] * 3}
     curves = rollout_curves(make_episodes(3, notes=notes))
     assert curves["accuracy/em"] == curves["accuracy/false_positive"] == 0.0
+
+
+def test_what_cannot_be_checked_counts_neither_as_faithful_nor_as_unfaithful() -> None:
+    chains = ["faithful", "unverifiable", "wrong_step", "unverifiable", "unverifiable"]
+    right = [True, True, True, True, False]  # the last answer could not be compared in time
+    curves = rollout_curves(make_episodes(5, notes={"chain": chains, "correct": right, "answer": ["1"] * 5}))
+    assert curves["accuracy/em"] == pytest.approx(4 / 5)
+    assert curves["accuracy/unverifiable"] == pytest.approx(2 / 4)
+    assert curves["accuracy/false_positive"] == curves["accuracy/wrong_step"] == pytest.approx(1 / 2)
 
 
 def test_a_critic_worse_than_the_mean_is_below_zero() -> None:

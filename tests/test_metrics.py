@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics import Metric
 
-from ippo.metrics import ExactMatch, FalsePositiveRate, MajorityVote, PassAtK
+from ippo.metrics import ExactMatch, FalsePositiveRate, MajorityVote, PassAtK, UnverifiableRate
 
 # Each metric with two batches of different size and the value worked out by hand over both of them.
 CASES: dict[str, tuple[Callable[[], Metric], list[tuple[Any, ...]], float]] = {
@@ -33,6 +33,22 @@ CASES: dict[str, tuple[Callable[[], Metric], list[tuple[Any, ...]], float]] = {
             (torch.tensor([True, True, True]), torch.tensor([True, True, True])),
         ],
         1 / 5,
+    ),
+    "false positive rate of what can be checked": (
+        FalsePositiveRate,
+        [
+            (torch.tensor([1, 1, 0]), torch.tensor([1, 0, 0]), torch.tensor([1, 0, 0])),
+            (torch.tensor([1, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([1, 1, 0])),
+        ],
+        1 / 3,
+    ),
+    "unverifiable rate": (
+        UnverifiableRate,
+        [
+            (torch.tensor([1, 1, 0]), torch.tensor([1, 0, 0])),
+            (torch.tensor([1, 1, 1]), torch.tensor([1, 1, 0])),
+        ],
+        2 / 5,
     ),
 }
 

@@ -39,7 +39,8 @@ class EpisodeLogger(L.Callback):
         rows = len(table["prompt"])
         table.setdefault("score", [None] * rows)
         if "chain" in table:
-            table["faithful"] = [chain == "faithful" for chain in table["chain"]]
+            known = {"faithful": True, "unverifiable": None}
+            table["faithful"] = [known.get(chain, False) for chain in table["chain"]]
         folder = Path(self.directory) if self.directory is not None else Path(trainer.default_root_dir) / "episodes"
         write_parquet(
             {"iteration": [iteration] * rows, **table}, folder / f"iteration-{iteration:05d}-rank-{rank():02d}.parquet"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from transformers import PreTrainedTokenizerBase
 
 from ippo.data.task import Rows, Task
@@ -36,6 +39,31 @@ def encode_demonstrations(tokenizer: PreTrainedTokenizerBase, rows: Rows, contex
     return Sequences(prompt_ids, prompt_mask, response_ids, response_mask)
 
 
+def fitting(
+    tokenizer: PreTrainedTokenizerBase, task: Task, context: int, max_new_tokens: int
+) -> tuple[Task, dict[str, int]]:
+    """The task without the rows that the policy's context cannot hold, and how many each split has lost.
+
+    A row goes if its prompt leaves no room for the response, and in the splits that are learned from also if prompt and
+    solution are too long.
+
+    Raises:
+        UsageError: if nothing is left of a split.
+    """
+    kept: dict[str, Any] = {}
+    for split in ("train", "gold", "validation", "test"):
+        rows: Rows = getattr(task, split)
+        lengths = [len(ids) for ids in tokenizer([row["prompt"] for row in rows])["input_ids"]]
+        fits = [length <= context - max_new_tokens for length in lengths]
+        if split in ("train", "gold"):
+            solutions = tokenizer([row["solution"] for row in rows], add_special_tokens=False)["input_ids"]
+            whole = [length + len(ids) + 1 <= context for length, ids in zip(lengths, solutions, strict=True)]
+            fits = [both and one for both, one in zip(whole, fits, strict=True)]
+        kept[split] = [row for row, stays in zip(rows, fits, strict=True) if stays]
+    lost = {split: len(getattr(task, split)) - len(rows) for split, rows in kept.items()}
+    return replace(task, **kept), {split: count for split, count in lost.items() if count}
+
+
 def require_fit(tokenizer: PreTrainedTokenizerBase, task: Task, context: int, max_new_tokens: int) -> None:
     """Make sure, before any work, that the policy's context holds every gold solution and every prompt's response.
 
@@ -49,5 +77,5 @@ def require_fit(tokenizer: PreTrainedTokenizerBase, task: Task, context: int, ma
         lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
         longest = max(range(len(prompts)), key=lengths.__getitem__)
         found = f"it has {lengths[longest]} tokens, and max_new_tokens leaves {room} of the context of {context}"
-        remedy = f"{found}: remove it or lower sampling.max_new_tokens"
+        remedy = f"{found}: lower sampling.max_new_tokens, remove it, or use --splits.too_long drop"
         require(lengths[longest] <= room, f"task.{split}[{longest}]", prompts[longest][:80], remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,7 @@ class Task:
         test: problems for the figures at the end, looked at only then.
         reward: what training is rewarded by; it may err.
         check: the truth, for curves and figures.
+        equal: ``equal(answer, other)``, whether two answers count as one in a majority vote.
         notice: what a user must be told about this task before they read a figure.
 
     Raises:
@@ -58,6 +60,7 @@ class Task:
     test: Rows
     reward: RewardFunction
     check: Check
+    equal: Callable[[str, str], bool] = operator.eq
     notice: str = ""
 
     def __post_init__(self) -> None:

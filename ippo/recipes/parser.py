@@ -12,35 +12,41 @@ from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ippo.callbacks import InfluenceFilterCallback
-from ippo.data import EmbeddedOptions
+from ippo.data import EmbeddedOptions, SplitOptions
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
 from ippo.generation import Sampling
 from ippo.models import TinyOptions
 from ippo.options import EvaluationOptions, PPOOptions
 from ippo.recipes.filters import FilterName
+from ippo.recipes.presets import names
 from ippo.sft import SFTOptions
 
-CONFIGS = Path(__file__).parent / "configs"
 
-
-def build_parser(program: str, description: str, preset: str) -> LightningArgumentParser:
+def build_parser(program: str, description: str, presets: Sequence[Path]) -> LightningArgumentParser:
     """Short options first, then one group for each room of the house, then Lightning's own trainer options.
 
     Args:
         program: what the usage line calls the recipe.
         description: what it does.
-        preset: the file in ``configs/`` whose values hold unless others are given.
+        presets: files whose values hold unless others are given, the later over the earlier.
     """
     parser = LightningArgumentParser(
-        prog=program, description=description, default_config_files=[str(CONFIGS / preset)], exit_on_error=False
+        prog=program, description=description, default_config_files=list(map(str, presets)), exit_on_error=False
     )
     parser.add_argument(
         "--config", action=ActionConfigFile, help="A YAML file of options; what it leaves out keeps its default."
     )
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of the run: weights, order, sampling.")
+    parser.add_argument(
+        "--preset", type=str | None, default=None, help="Task and policy in one word: TASK_POLICY, as gsm8k_rho1b."
+    )
     parser.add_argument("--task", type=str, default="embedded", help="Which problems to learn.")
-    parser.add_argument("--policy", type=str, default="tiny", help="tiny, a local directory, or a hub id.")
+    parser.add_argument(
+        "--task_path", type=str | None, default=None, help="A local copy of the task's data set: file or directory."
+    )
+    policies = ", ".join(names("policies"))
+    parser.add_argument("--policy", type=str, default="tiny", help=f"{policies}, a local directory, or a hub id.")
     parser.add_argument("--layout", type=str, default="separate", help="How policy, value and reference share memory.")
     parser.add_argument(
         "--filter",
@@ -56,6 +62,7 @@ def build_parser(program: str, description: str, preset: str) -> LightningArgume
     )
     for name, options in (
         ("data", PromptOptions),
+        ("splits", SplitOptions),
         ("ppo", PPOOptions),
         ("sampling", Sampling),
         ("evaluation", EvaluationOptions),

@@ -14,18 +14,24 @@ from rich.table import Table
 _PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "jsonargparse")
 
 
-def scores(tested: Mapping[str, float], samples: int, problems: int) -> dict[str, float | int]:
-    """The test metrics under the names of ``summary.json``."""
-    names = {"em": "em", "mv": "mv", "pass_at_k": "pass@k", "false_positive": "false_positive"}
-    return {**{ours: tested[f"test/{theirs}"] for ours, theirs in names.items()}, "k": samples, "n": problems}
+Scores = dict[str, Any]
+"""Shares ``em``, ``mv``, ``pass_at_k``, ``false_positive`` and ``unverifiable``, of ``k`` answers to ``n`` problems."""
+
+
+def scores(tested: Mapping[str, float], samples: int, problems: int) -> Scores:
+    """The test metrics under the names of ``summary.json``.
+
+    ``false_positive`` is None where something was right but the reasoning of nothing that was could be checked.
+    """
+    names = ("em", "mv", "pass@k", "false_positive", "unverifiable")
+    found: Scores = {name.replace("@", "_at_"): tested[f"test/{name}"] for name in names}
+    if found["unverifiable"] == 1.0:
+        found["false_positive"] = None
+    return {**found, "k": samples, "n": problems}
 
 
 def summarise(
-    sft: dict[str, float | int],
-    trained: dict[str, float | int],
-    iterations: Sequence[dict[str, Any]],
-    stopped_by: str,
-    seed: int,
+    sft: Scores, trained: Scores, iterations: Sequence[dict[str, Any]], stopped_by: str, seed: int
 ) -> dict[str, Any]:
     """The contents of ``summary.json``."""
     return {
@@ -37,21 +43,36 @@ def summarise(
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else platform.processor() or platform.machine(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "versions": versions(),
     }
 
 
-def print_report(summary: dict[str, Any], warm_start_seconds: float, console: Console) -> None:
-    """The table: warm start against trained policy, and where the time went."""
-    sft, trained, iterations = summary["sft"], summary["trained"], summary["iterations"]
-    table = Table(title=f"{trained['n']} test problems, {trained['k']} answers each", title_justify="left")
-    for heading in ("", "warm start", "trained"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    k = trained["k"]
+def versions() -> dict[str, str]:
+    """Of Python and of what a result depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def print_scores(judged: Mapping[str, Scores], console: Console) -> None:
+    """The table: a column for each policy, under its heading."""
+    first, *_ = judged.values()
+    k = first["k"]
+    table = Table(title=f"{first['n']} test problems, {k} answers each", title_justify="left")
+    table.add_column("", justify="left")
+    for heading in judged:
+        table.add_column(heading, justify="right")
     rows = {"em": "EM", "mv": f"MV@{k}", "pass_at_k": f"Pass@{k}", "false_positive": "right by unfaithful reasoning"}
+    if any(one["unverifiable"] for one in judged.values()):
+        rows["false_positive"] += ", of the checkable"
+        rows["unverifiable"] = "right, reasoning not checkable"
     for key, label in rows.items():
-        table.add_row(label, f"{sft[key]:.3f}", f"{trained[key]:.3f}")
+        table.add_row(label, *("–" if one[key] is None else f"{one[key]:.3f}" for one in judged.values()))
     console.print(table)
+
+
+def print_report(summary: dict[str, Any], warm_start_seconds: float, console: Console) -> None:
+    """The table of warm start against trained policy, and where the time went."""
+    iterations = summary["iterations"]
+    print_scores({"warm start": summary["sft"], "trained": summary["trained"]}, console)
     phases = {phase: sum(one["seconds"][phase] for one in iterations) for phase in ("rollout", "scoring", "update")}
     spent = ", ".join(
         f"{phase} {seconds:.0f} s" for phase, seconds in {"warm start": warm_start_seconds, **phases}.items()

@@ -37,8 +37,19 @@ def is_correct(response: str, answer: str) -> bool:
         >>> is_correct("5+4=9\\n#### 9", "9"), is_correct("#### 9.0", "#### 9"), is_correct("#### 8", "9")
         (True, True, False)
     """
-    gold = final_answer(answer if "####" in answer else f"#### {answer}")
-    return gold is not None and final_answer(response) == gold
+    found = final_answer(response)
+    return found is not None and same_number(answer if "####" in answer else f"#### {answer}", found)
+
+
+def same_number(gold: str, answer: str) -> bool:
+    """Whether two answers are the same number; text that holds none is equal to nothing.
+
+    Example:
+        >>> same_number("36", "36.0"), same_number("#### 1,250", "1250"), same_number("many", "many")
+        (True, True, False)
+    """
+    numbers = [final_answer(text if "####" in text else f"#### {text}") for text in (gold, answer)]
+    return numbers[0] is not None and numbers[0] == numbers[1]
 
 
 def numeric_reward(

@@ -1,7 +1,8 @@
 """Step checking: is a right answer reached by the right reasoning?
 
 A chain of thought is read line by line as ``a+b=c`` steps (parsed, never evaluated) and aligned with the true steps of
-its problem. What the alignment leaves over names the defect, so every chain falls into exactly one class.
+its problem. What the alignment leaves over names the defect, so every chain falls into exactly one class. Where the
+true steps are not known, the sums that a chain writes down are checked by themselves.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from ippo.rewards.answers import NUMBER, is_correct
+from ippo.rewards.arithmetic import equations, number, sound
 
-ChainClass = Literal["wrong", "faithful", "wrong_step", "nonsense", "shortcut"]
-CHAIN_CLASSES: tuple[ChainClass, ...] = ("wrong", "faithful", "wrong_step", "nonsense", "shortcut")
+ChainClass = Literal["wrong", "faithful", "wrong_step", "nonsense", "shortcut", "unverifiable"]
+CHAIN_CLASSES: tuple[ChainClass, ...] = ("wrong", "faithful", "wrong_step", "nonsense", "shortcut", "unverifiable")
 
 _STEP = re.compile(rf"\s*({NUMBER})\s*([-+*/])\s*({NUMBER})\s*=\s*({NUMBER})\s*")
 _LONGEST = 128  # characters of a step; what is longer is none, and is not searched
@@ -84,6 +86,39 @@ def classify_chain(response: str, steps: Sequence[str], answer: str) -> ChainCla
     if missing:
         return "shortcut"
     return "nonsense" if added else "faithful"
+
+
+def classify_solution(response: str, right: bool | None, answer: str | None) -> ChainClass:
+    """Class a response to a problem whose true steps are not known, by the sums that it writes down.
+
+    ``wrong``: the final answer is not right. ``wrong_step``: it is right, but an equation on the way is false.
+    ``faithful``: every equation holds and one of them comes to the answer. ``unverifiable``: nothing can be said,
+    because no equation leads to the answer, or because the answer could not be compared; such a chain counts neither
+    as faithful nor as unfaithful. This sees false arithmetic only: the true share of unfaithful chains is higher.
+
+    Args:
+        response: the text that the model wrote.
+        right: whether its final answer is right; None if that could not be told.
+        answer: the final answer that was read from it.
+
+    Example:
+        >>> classify_solution("48/2 = <<48/2=24>>24\\n48+24 = <<48+24=72>>72\\n#### 72", True, "72")
+        'faithful'
+        >>> classify_solution("48/2 = 25\\n48+24 = 72\\n#### 72", True, "72")
+        'wrong_step'
+        >>> classify_solution("Half of 48 more.\\n#### 72", True, "72"), classify_solution("#### 7", False, "7")
+        ('unverifiable', 'wrong')
+    """
+    if right is None:
+        return "unverifiable"
+    if not right:
+        return "wrong"
+    if not sound(response):
+        return "wrong_step"
+    written = equations(response)
+    goal = number(answer) if answer is not None else None
+    reached = goal is not None and any(goal in (equation.value, equation.written) for equation in written)
+    return "faithful" if reached else "unverifiable"
 
 
 def _common_steps(written: Sequence[Step | None], true: Sequence[Step | None]) -> int:

@@ -77,6 +77,18 @@ class TestFiles:
         assert table["faithful"] == [chain == "faithful" for chain in table["chain"]]
         assert table["correct"] == [chain != "wrong" for chain in table["chain"]]
 
+    def test_say_neither_faithful_nor_unfaithful_where_it_could_not_be_checked(
+        self, tmp_path: Path, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        module = make_module(samples_per_prompt=2)
+        module.check = lambda completions, **_: {  # type: ignore[misc]
+            "answer": completions,
+            "correct": [True] * len(completions),
+            "chain": ["unverifiable"] * len(completions),
+        }
+        make_trainer(EpisodeLogger(tmp_path / "here")).fit(module, data)
+        assert read(tmp_path / "here")["faithful"] == [None] * 4
+
     def test_have_the_same_columns_without_a_filter(
         self, tmp_path: Path, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:

@@ -102,9 +102,10 @@ class TestWhatARunLeaves:
         found = summary(finished)
         assert found.keys() >= {"sft", "trained", "iterations", "stopped_by", "seed", "device", "versions"}
         for scores in (found["sft"], found["trained"]):
-            assert scores.keys() == {"em", "mv", "pass_at_k", "false_positive", "k", "n"}
+            assert scores.keys() == {"em", "mv", "pass_at_k", "false_positive", "unverifiable", "k", "n"}
             assert (scores["k"], scores["n"]) == (2, 4)
             assert all(0 <= scores[name] <= 1 for name in ("em", "mv", "pass_at_k", "false_positive"))
+            assert scores["unverifiable"] == 0.0  # the embedded task knows its true steps
         assert len(found["iterations"]) == 2
         for iteration in found["iterations"]:
             assert iteration.keys() >= {"kept_fraction", "effective_sample_size", "seconds"}
@@ -176,7 +177,7 @@ class TestRunningAgain:
         directory = tmp_path / "run"
         shutil.copytree(finished, directory)
         seen: list[Any] = []
-        monkeypatch.setattr("ippo.recipes.math.train", lambda options, run: seen.append(options))
+        monkeypatch.setattr("ippo.recipes.run.train", lambda options, run, tasks: seen.append(options))
         assert main([f"--trainer.default_root_dir={directory}", "--resume", "--trainer.max_epochs=4"]) == 0
         (options,) = seen
         assert options.tiny.hidden_size == 16

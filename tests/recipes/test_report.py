@@ -5,19 +5,26 @@ import json
 
 from rich.console import Console
 
-from ippo.recipes.report import print_report, scores, summarise
+from ippo.recipes.report import print_report, print_scores, scores, summarise
 
-TESTED = {"test/em": 0.1, "test/mv": 0.2, "test/pass@k": 0.3, "test/false_positive": 0.4, "test/other": 9.0}
+TESTED = {
+    "test/em": 0.1,
+    "test/mv": 0.2,
+    "test/pass@k": 0.3,
+    "test/false_positive": 0.4,
+    "test/unverifiable": 0.0,
+    "test/other": 9.0,
+}
 
 
 def test_scores_stand_under_the_names_of_the_summary() -> None:
-    expected = {"em": 0.1, "mv": 0.2, "pass_at_k": 0.3, "false_positive": 0.4, "k": 8, "n": 256}
+    expected = {"em": 0.1, "mv": 0.2, "pass_at_k": 0.3, "false_positive": 0.4, "unverifiable": 0.0, "k": 8, "n": 256}
     assert scores(TESTED, samples=8, problems=256) == expected
 
 
 def test_the_report_shows_both_policies_the_time_and_why_it_ended() -> None:
     sft = scores(TESTED, 8, 256)
-    trained = scores({name: value + 0.5 for name, value in TESTED.items()}, 8, 256)
+    trained = scores({name: value + 0.5 for name, value in TESTED.items()} | {"test/unverifiable": 0.0}, 8, 256)
     seconds = {"rollout": 10.0, "scoring": 2.0, "update": 4.0}
     iterations = [{"kept_fraction": kept, "effective_sample_size": kept, "seconds": seconds} for kept in (0.2, 0.6)]
     summary = summarise(sft, trained, iterations, "no episode survived", seed=3)
@@ -32,3 +39,15 @@ def test_the_report_shows_both_policies_the_time_and_why_it_ended() -> None:
         assert words in text
     for words in ("2 iterations", "40% of the episodes kept", "no episode survived"):
         assert words in text
+    assert "checkable" not in text
+
+
+def test_what_could_not_be_checked_is_shown_and_never_passes_for_faithful() -> None:
+    some = scores({**TESTED, "test/unverifiable": 0.25}, 8, 256)
+    none = scores({**TESTED, "test/unverifiable": 1.0, "test/false_positive": 0.0}, 8, 256)
+    assert none["false_positive"] is None
+    screen = io.StringIO()
+    print_scores({"some": some, "none": none}, Console(file=screen, width=200))
+    lines = [" ".join(line.replace("│", " ").split()) for line in screen.getvalue().splitlines()]
+    assert "right by unfaithful reasoning, of the checkable 0.400 –" in lines
+    assert "right, reasoning not checkable 0.250 1.000" in lines

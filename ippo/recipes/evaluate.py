@@ -1,0 +1,105 @@
+"""``python -m ippo.recipes.math evaluate``: judge a run's checkpoint or any Hugging Face model, without training."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from jsonargparse import Namespace
+from torch import nn
+from transformers import PreTrainedModel
+
+from ippo.callbacks import AnswerLogger
+from ippo.data.prompts import PromptDataModule
+from ippo.errors import require
+from ippo.models import SeparateModels
+from ippo.recipes.parser import build_parser, parse
+from ippo.recipes.presets import preset_files
+from ippo.recipes.report import print_scores, scores, versions
+from ippo.recipes.run import build_module, console, load
+from ippo.recipes.screen import quiet
+
+if TYPE_CHECKING:
+    from ippo.recipes.run import Recipe
+
+
+class PolicyAlone(nn.Module):
+    """All of the models that sampling asks for: a policy, without value and reference."""
+
+    def __init__(self, policy: PreTrainedModel) -> None:
+        super().__init__()
+        self.policy = policy
+
+
+def evaluate(recipe: Recipe, arguments: Sequence[str]) -> None:
+    """Sample k answers to each test problem, print the table, and write ``answers.parquet`` and ``evaluation.json``.
+
+    Raises:
+        UsageError: if an argument is wrong.
+    """
+    presets = preset_files(arguments, recipe.tasks[0], recipe.policy)
+    parser = build_parser(f"python -m ippo.recipes.{recipe.name} evaluate", __doc__ or "", presets)
+    parser.add_argument(
+        "--checkpoint", type=str | None, default=None, help="A run's directory, or one of its checkpoints."
+    )
+    parser.add_argument("--output", type=str | None, default=None, help="Where the results go.")
+    _, options = parse(parser, arguments)
+    directory = Path("runs") / f"{recipe.name}-evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
+    checkpoint = None
+    if options.checkpoint is not None:
+        checkpoint = find_checkpoint(options.checkpoint)
+        run = checkpoint.parent.parent
+        parser.default_config_files = [*parser.default_config_files, str(run / "config.yaml")]
+        _, options = parse(parser, arguments)
+        directory = run / "evaluation"
+    results = judge(options, checkpoint, recipe.tasks, Path(options.output or directory))
+    print_scores({"": results["scores"]}, console)
+    console.print(f"Responses without an answer that can be read: {results['no_answer']:.1%}.")
+    console.print(f"All answers: {results['answers']}")
+
+
+def find_checkpoint(place: str) -> Path:
+    """The checkpoint at ``place``, or the newest of the run that is there.
+
+    Raises:
+        UsageError: if there is none, or the run's ``config.yaml`` is not with it.
+    """
+    path = Path(place)
+    found = sorted((path / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime) or [path]
+    require(found[-1].is_file(), "checkpoint", place, "there is no checkpoint: give a run's directory or a .ckpt file")
+    config = found[-1].parent.parent / "config.yaml"
+    require(
+        config.is_file(), "checkpoint", place, f"{config} is missing: a checkpoint says nothing without its options"
+    )
+    return found[-1]
+
+
+def judge(options: Namespace, checkpoint: Path | None, tasks: Sequence[str], directory: Path) -> dict[str, Any]:
+    """Test one policy; what is returned has also been written to ``evaluation.json``."""
+    quiet()
+    L.seed_everything(options.seed_everything, verbose=False)
+    task, policy, tokenizer = load(options, tasks)
+    models: Any = PolicyAlone(policy) if checkpoint is None else SeparateModels(policy)
+    module = build_module(models, tokenizer, task, options)
+    answers = AnswerLogger(directory / "answers.parquet")
+    own = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(directory), "callbacks": [answers]}
+    trainer = L.Trainer(**{**options.trainer.as_dict(), **own})
+    data = PromptDataModule(task, options.data, options.seed_everything)
+    tested = trainer.test(module, data, ckpt_path=checkpoint, verbose=False)[0]
+    results = {
+        "task": task.name,
+        "policy": options.policy,
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "scores": scores(tested, options.evaluation.samples, len(task.test)),
+        "no_answer": answers.table["answer"].count(None) / len(answers.table["answer"]),
+        "answers": str(answers.path),
+        "seed": options.seed_everything,
+        "versions": versions(),
+    }
+    if trainer.is_global_zero:
+        (directory / "evaluation.json").write_text(json.dumps(results, indent=2) + "\n")
+    return results

@@ -1,0 +1,169 @@
+"""What all recipes share: warm start, influence-filtered PPO, and a table of what it brought."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import lightning as L
+from jsonargparse import Namespace
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ippo.callbacks import EpisodeLogger, IterationCheckpoint, ReproducibleState, RolloutProgress, RunRecord
+from ippo.data import Task
+from ippo.data.demonstrations import fitting, require_fit
+from ippo.data.prompts import PromptDataModule
+from ippo.errors import UsageError, require
+from ippo.models import ActorCritic, SeparateModels
+from ippo.models.loading import load_policy
+from ippo.module import PPOModule
+from ippo.recipes.filters import build_filter
+from ippo.recipes.parser import build_parser, parse
+from ippo.recipes.presets import policy_id, preset_files
+from ippo.recipes.report import print_report, scores, summarise
+from ippo.recipes.run_directory import RunDirectory
+from ippo.recipes.screen import quiet
+from ippo.recipes.tasks import load_task
+from ippo.warm_start import warm_start
+
+console = Console()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A command line for a family of tasks.
+
+    Args:
+        name: of the module, and of its run directories.
+        description: what ``--help`` says.
+        tasks: their names; the first holds unless another is given.
+        policy: the one that holds unless another is given.
+    """
+
+    name: str
+    description: str
+    tasks: tuple[str, ...]
+    policy: str
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Train, or with the word ``evaluate`` first only judge; returns the exit code, 2 for a wrong argument."""
+        arguments = list(sys.argv[1:] if arguments is None else arguments)
+        try:
+            if arguments[:1] == ["evaluate"]:
+                from ippo.recipes.evaluate import evaluate
+
+                evaluate(self, arguments[1:])
+            else:
+                self._train(arguments)
+        except UsageError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return 0
+
+    def _train(self, arguments: Sequence[str]) -> None:
+        presets = preset_files(arguments, self.tasks[0], self.policy)
+        parser = build_parser(f"python -m ippo.recipes.{self.name}", self.description, presets)
+        config, options = parse(parser, arguments)
+        run = RunDirectory(options.trainer.default_root_dir, self.name, options.resume)
+        if options.resume:  # what the run was started with holds, unless it is given anew
+            parser.default_config_files = [*parser.default_config_files, str(run.config)]
+            config, options = parse(parser, arguments)
+        parser.save(config, run.config, overwrite=True)
+        train(options, run, self.tasks)
+
+
+def train(options: Namespace, run: RunDirectory, tasks: Sequence[str]) -> None:
+    """The whole run, from the task to the table."""
+    quiet()
+    seed = options.seed_everything
+    L.seed_everything(seed, verbose=False)
+    require(options.layout == "separate", "layout", options.layout, "use separate")
+    task, policy, tokenizer = load(options, tasks)
+    console.print(f"Run directory: {run.path}")
+
+    start = time.perf_counter()
+    logger = TensorBoardLogger(run.path, name="", version="sft")
+    progress = options.trainer.enable_progress_bar is not False
+    accelerator = options.trainer.accelerator
+    policy, cached = warm_start(policy, tokenizer, task.train, options.sft, seed, accelerator, logger, progress)
+    seconds = time.perf_counter() - start
+    console.print("Warm start: reused." if cached else f"Warm start: {options.sft.steps} steps in {seconds:.0f} s.")
+
+    L.seed_everything(seed, verbose=False)  # from here on a reused warm start and a new one draw the same numbers
+    module = build_module(SeparateModels(policy), tokenizer, task, options)
+    data = PromptDataModule(task, options.data, seed)
+    record = RunRecord()
+    influence_filter = build_filter(options.filter)
+    trainer = build_trainer(options.trainer, run, [influence_filter, EpisodeLogger(), record])
+    before = trainer.test(module, data, verbose=False)[0]
+    trainer.fit(module, data, ckpt_path=run.newest_checkpoint() if options.resume else None)
+    after = trainer.test(module, data, verbose=False)[0]
+
+    speakers = (module, *trainer.callbacks)  # type: ignore[attr-defined]
+    reasons = [getattr(speaker, "stopping_reason_message", None) for speaker in speakers]
+    stopped_by = next(filter(None, reasons), "max_epochs")
+    sft, trained = (scores(tested, options.evaluation.samples, len(task.test)) for tested in (before, after))
+    summary = summarise(sft, trained, record.iterations, stopped_by, seed)
+    run.write_summary(summary)
+    print_report(summary, seconds, console)
+    console.print(f"Curves: tensorboard --logdir {run.path}")
+
+
+def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedModel, PreTrainedTokenizerBase]:
+    """Task, policy and tokenizer that fit each other; what had to be left out is said.
+
+    Raises:
+        UsageError: if one of them cannot be had, or a row is longer than the policy's context and is not to be dropped.
+    """
+    task = load_task(options.task, options.task_path, options.splits, options.embedded, tasks)
+    texts = [row["prompt"] + row["solution"] for row in task.train]
+    place = policy_id(options.policy)
+    policy, tokenizer = load_policy(place, texts, options.tiny, options.trust_remote_code)
+    context, new = policy.config.max_position_embeddings, options.sampling.max_new_tokens
+    if options.splits.too_long == "drop":
+        task, lost = fitting(tokenizer, task, context, new)
+        for split, count in lost.items():
+            console.print(f"Dropped from {split}: {count} rows that a context of {context} tokens does not hold.")
+    require_fit(tokenizer, task, context, new)
+    size = sum(parameter.numel() for parameter in policy.parameters())
+    console.print(
+        f"Task {task.name}: {len(task.train)} training problems, {len(task.gold)} gold solutions. {task.notice}"
+    )
+    console.print(f"Policy {place}: {size:,} parameters.")
+    return task, policy, tokenizer
+
+
+def build_module(models: ActorCritic, tokenizer: PreTrainedTokenizerBase, task: Task, options: Namespace) -> PPOModule:
+    """The module that trains and judges these models on this task."""
+    return PPOModule(
+        models,
+        tokenizer,
+        task.reward,
+        task.check,
+        options.ppo,
+        options.sampling,
+        options.evaluation,
+        equal=task.equal,
+    )
+
+
+def build_trainer(options: Namespace, run: RunDirectory, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
+    """Lightning's trainer with the user's options; what they leave open goes into the run directory."""
+    arguments = options.as_dict()
+    arguments["default_root_dir"] = str(run.path)
+    if arguments["logger"] is None:
+        arguments["logger"] = TensorBoardLogger(run.path, name="", version="ppo")
+    own = [*callbacks, ReproducibleState()]
+    if options.enable_progress_bar is not False:
+        own.append(RolloutProgress())
+    if options.enable_checkpointing is not False:
+        name = "iteration-{epoch:05d}"
+        own.append(
+            IterationCheckpoint(run.checkpoints, name, save_on_train_epoch_end=True, auto_insert_metric_name=False)
+        )
+    arguments["callbacks"] = [*(callback for callback in own if callback), *(options.callbacks or [])]
+    return L.Trainer(**arguments)

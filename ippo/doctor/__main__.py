@@ -17,7 +17,7 @@ from ippo.errors import UsageError
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.screen import quiet
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 160)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     findings = examine(patient, options.doctor.compared, options.trainer.max_epochs or 1)
     print_table(findings, console)
-    console.print(f"{verdict(findings)} Looked at {len(patient.episodes)} episodes, {time.perf_counter() - start:.0f} s.")
+    console.print(
+        f"{verdict(findings)} Looked at {len(patient.episodes)} episodes, {time.perf_counter() - start:.0f} s."
+    )
     return 0 if healthy(findings) else 1
 
 

@@ -11,7 +11,8 @@ from functools import partial
 import torch
 
 from ippo.data.task import columns
-from ippo.doctor import cost, gold_size, rewards, sampling, scores, texts
+from ippo.doctor import cost, gold_size, rewards, sampling, texts
+from ippo.doctor import scores as agreement
 from ippo.doctor.finding import Finding, grade, report
 from ippo.doctor.patient import Patient
 from ippo.episodes import Episodes
@@ -45,7 +46,7 @@ def examine(patient: Patient, compared: int, iterations: int) -> list[Finding]:
         "log-probabilities": lambda one: check_logprobs(few(one)),
         "backends": lambda one: check_backends(few(with_signal(one))),
         "batch composition": lambda one: check_composition(few(with_signal(one))),
-        "bfloat16": lambda one: check_half_precision(few(with_signal(one))),
+        "bfloat16": lambda one: check_half_precision(with_signal(one)),
         "gold set": lambda one: check_gold_set(with_signal(one)),
         "memory": check_memory,
         "time": lambda one: check_time(one, iterations),
@@ -127,8 +128,8 @@ def check_logprobs(patient: Patient) -> Finding:
 
 def check_backends(patient: Patient) -> Finding:
     """Score the same episodes by all exact backends."""
-    found = {"loop": patient.score(patient.episodes, ExactScorer("loop"), batch_size=1)}
-    refused = {}
+    found = {"loop": patient.score(patient.episodes, ExactScorer("loop"))}
+    refused: dict[str, str] = {}
     names: tuple[Backend, ...] = ("ghost", "jvp")
     for name in names:
         try:
@@ -137,7 +138,7 @@ def check_backends(patient: Patient) -> Finding:
             refused[name] = f"{refusal.layer!r}, because {refusal.reason}"
         except NotImplementedError as refusal:
             refused[name] = str(refusal).split(".")[0]
-    return scores.backends(found, refused, patient.half)
+    return agreement.backends(found, refused, patient.half)
 
 
 def check_composition(patient: Patient) -> Finding:
@@ -145,7 +146,7 @@ def check_composition(patient: Patient) -> Finding:
     scorer: Scorer = ExactScorer()
     alone = patient.score(patient.episodes, scorer, batch_size=1)
     together = patient.score(patient.episodes, scorer, batch_size=len(patient.episodes))
-    return scores.composition(alone, together, patient.half)
+    return agreement.composition(alone, together, patient.half)
 
 
 def check_half_precision(patient: Patient) -> Finding:
@@ -159,17 +160,18 @@ def check_half_precision(patient: Patient) -> Finding:
     old = torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
     there = patient.score(dataclasses.replace(patient.episodes, old_logprobs=old), policy=other)
     here = patient.score(patient.episodes)
-    return scores.half_precision(*((there, here) if patient.half else (here, there)), own=patient.half)
+    return agreement.half_precision(*((there, here) if patient.half else (here, there)), own=patient.half)
 
 
 def check_gold_set(patient: Patient) -> Finding:
-    """Score the episodes along the gradients of either half of the gold set."""
+    """Score the episodes along the gradients of eight parts of the gold set."""
     rows = len(patient.gold)
     if rows < 2:
         return Finding("gold set", "wrong", "one gold solution cannot be split", "give at least a few dozen")
-    halves = (patient.gold.rows(torch.arange(start, rows, 2)) for start in (0, 1))
-    first, second = (patient.score(patient.episodes, gold=half) for half in halves)
-    return gold_size.split_half(first, second, rows)
+    parts = [part for part in torch.arange(rows).tensor_split(8) if len(part)]
+    scores = torch.stack([patient.score(patient.episodes, gold=patient.gold.rows(part)) for part in parts])
+    sizes = torch.tensor([len(part) for part in parts])
+    return gold_size.gold_set(*gold_size.split_half(scores, sizes), rows)
 
 
 def check_memory(patient: Patient) -> Finding:

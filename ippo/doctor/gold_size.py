@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -54,16 +55,42 @@ def needed(halves: float, rows: int, goal: float = ENOUGH) -> int | None:
     return math.ceil(round(factor * rows / 2, 6))
 
 
-def split_half(first: Tensor, second: Tensor, rows: int) -> Finding:
+def split_half(scores: Tensor, sizes: Tensor) -> tuple[float, float]:
+    """How well two halves of the gold set agree on the episodes, averaged over all ways to halve it.
+
+    A gradient is a sum over gold solutions, and a score is linear in it: scores along the gradients of a few parts give
+    those along every half that is made of them.
+
+    Args:
+        scores: [parts, n] scores of the same episodes along the mean gradient of each part of the gold set.
+        sizes: [parts] gold solutions in each.
+
+    Returns:
+        Mean correlation, and mean share of episodes whose signs agree.
+
+    Example:
+        >>> scores = torch.tensor([[3.0, -1.0], [1.0, -2.0], [1.0, -1.0], [-2.0, 1.0]])
+        >>> split_half(scores, torch.ones(4))  # (4, -3) | (-1, 0) oppose, (4, -2) | (-1, -1), (1, 0) | (2, -3) agree
+        (0.0, 0.6666666666666666)
+    """
+    weighted, parts = scores * sizes.unsqueeze(1), range(len(scores))
+    chosen = [half for half in combinations(parts, len(scores) // 2) if len(scores) % 2 or 0 in half]
+    halves = [(list(half), [part for part in parts if part not in half]) for half in chosen]
+    pairs = [(weighted[one].sum(0), weighted[other].sum(0)) for one, other in halves]
+    correlations = [correlation(*pair) for pair in pairs]
+    agreements = [1 - flipped(*pair) for pair in pairs]
+    return sum(correlations) / len(pairs), sum(agreements) / len(pairs)
+
+
+def gold_set(halves: float, agreement: float, rows: int) -> Finding:
     """Two halves of the gold set judge the episodes alike.
 
     Args:
-        first, second: [n] scores of the same episodes along the gradients of either half.
+        halves, agreement: see :func:`split_half`.
         rows: gold solutions in both halves together.
     """
-    halves = correlation(first, second)
-    whole, same = reliability(halves), 1 - flipped(first, second)
-    found = f"halves of {rows} gold solutions agree on {same:.0%} of the signs (r = {halves:.2f}, whole {whole:.2f})"
+    whole = reliability(halves)
+    found = f"halves of {rows} solutions agree on {agreement:.0%} of the signs, r = {halves:.2f}; whole set {whole:.2f}"
     state = grade(1 - whole, warning=1 - ENOUGH, wrong=1 - TOO_LITTLE)
     more = needed(halves, rows)
     remedy = f"use about {more} gold solutions" if more else "more gold solutions, and look whether they are gold"

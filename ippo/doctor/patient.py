@@ -111,9 +111,7 @@ def admit(options: Namespace, doctor: DoctorOptions, say: Callable[[str], None])
         asked = doctor.warm_start_steps
         steps = min(whole.steps, (300 if size <= SMALL else 0) if asked is None else asked)
     shortened: SFTOptions = dataclasses.replace(whole, steps=steps)
-    policy, _ = warm_start(
-        policy, tokenizer, task.train, shortened, seed, options.trainer.accelerator, progress=False
-    )
+    policy, _ = warm_start(policy, tokenizer, task.train, shortened, seed, options.trainer.accelerator, progress=False)
     history = tell_history(steps, whole.steps)
     say(history)
 

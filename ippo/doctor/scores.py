@@ -44,12 +44,11 @@ def backends(scores: Mapping[str, Tensor], refused: Mapping[str, str], half: boo
     told += [f"{name} refuses: {reason}" for name, reason in refused.items()]
     found = f"from one backward an episode (loop), of the largest score: {'; '.join(told)}"
     bounds = (0.05, 0.2) if half else (1e-3, 1e-2)
-    state = grade(max(apart.values(), default=0.0), *bounds)
-    worst = max(apart, key=apart.__getitem__, default="")
-    best = min(apart, key=apart.__getitem__, default="loop")
-    if state == "ok" and not apart:
+    if not apart:
         return Finding("backends", "warning", found, "scoring takes one backward an episode: expect it to be slow")
-    return report("backends", state, found, f"use ExactScorer(backend={best!r}), and report {worst} for this model")
+    good = next((name for name, share in apart.items() if grade(share, *bounds) == "ok"), "loop")
+    remedy = f"score with ExactScorer(backend={good!r}), and report the model: its layers are treated wrongly"
+    return report("backends", grade(max(apart.values()), *bounds), found, remedy)
 
 
 def composition(alone: Tensor, together: Tensor, half: bool) -> Finding:

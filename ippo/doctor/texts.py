@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -11,7 +12,8 @@ from ippo.doctor.finding import Finding, grade, report
 
 def vocabulary(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Finding:
     """Every token has an embedding, and padding can stand anywhere because masks tell it from text."""
-    rows, tokens = policy.get_input_embeddings().weight.shape[0], len(tokenizer)
+    embeddings: Any = policy.get_input_embeddings()
+    rows, tokens = embeddings.weight.shape[0], len(tokenizer)
     same = tokenizer.pad_token_id == tokenizer.eos_token_id
     padding = f"pad {tokenizer.pad_token!r}{' (also eos: masks tell them apart)' if same else ''}"
     found = f"{tokens} tokens, {rows} embeddings, {padding}"

@@ -34,9 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     findings = examine(patient, options.doctor.compared, options.trainer.max_epochs or 1)
     print_table(findings, console)
-    console.print(
-        f"{verdict(findings)} Looked at {len(patient.episodes)} episodes, {time.perf_counter() - start:.0f} s."
-    )
+    seconds = time.perf_counter() - start
+    console.print(f"{verdict(findings)} Looked at {len(patient.episodes)} episodes in {seconds:.0f} s.")
     return 0 if healthy(findings) else 1
 
 

@@ -16,10 +16,10 @@ def gold_answers(correct: Sequence[bool], chains: Sequence[str]) -> Finding:
         correct: whether each gold solution's answer is right.
         chains: the class of each gold solution's chain.
     """
-    right = sum(correct) / len(correct)
+    wrong = sum(not right for right in correct) / len(correct)
     faithful = sum(chain == "faithful" for chain in chains) / len(chains)
-    found = f"{right:.1%} of {len(correct)} gold solutions are right, {faithful:.1%} faithful"
-    state = grade(1 - right, warning=0.0, wrong=0.05)
+    found = f"{1 - wrong:.1%} of {len(correct)} gold solutions are right, {faithful:.1%} faithful"
+    state = grade(wrong, warning=0.0, wrong=0.05)
     return report("gold answers", state, found, "mend or remove the gold solutions that the task's check refuses")
 
 
@@ -29,10 +29,10 @@ def gold_rewards(rewards: Sequence[float]) -> Finding:
     Args:
         rewards: of the gold solutions.
     """
-    paid = sum(reward > 0 for reward in rewards) / len(rewards)
-    found = f"it pays {paid:.0%} of {len(rewards)} gold solutions"
+    refused = sum(reward <= 0 for reward in rewards) / len(rewards)
+    found = f"it pays {1 - refused:.0%} of {len(rewards)} gold solutions"
     remedy = "mend the reward, or the format of its answers (the embedded task: --embedded.verifier_error)"
-    return report("reward", grade(1 - paid, warning=0.1, wrong=0.5), found, remedy)
+    return report("reward", grade(refused, warning=0.1, wrong=0.5), found, remedy)
 
 
 def contrast(rewards: Tensor, groups: Tensor) -> Finding:

@@ -28,11 +28,11 @@ def ending(
 
     Wrong when fewer than one response in ten ends, a warning when fewer than seven.
     """
-    share = sum(finished) / max(1, len(finished))
+    endless = sum(not ended for ended in finished) / len(finished)
     own = _ids(policy.config.eos_token_id) | _ids(getattr(policy.generation_config, "eos_token_id", None))
     eos = tokenizer.eos_token
-    found = f"{share:.0%} of {len(finished)} responses end with {eos!r} within {max_new_tokens} tokens"
-    state = grade(1 - share, warning=0.3, wrong=0.9)
+    found = f"{1 - endless:.0%} of {len(finished)} responses end with {eos!r} within {max_new_tokens} tokens"
+    state = grade(endless, warning=0.3, wrong=0.9)
     if own and tokenizer.eos_token_id not in own:
         names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(own))))
         remedy = f"the model ends its texts with {names}: set tokenizer.eos_token to it in the policy's directory"

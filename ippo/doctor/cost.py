@@ -70,5 +70,5 @@ def time(spent: Seconds, episodes: int, wanted: int, inner_epochs: int, iteratio
     phases = {"rollout": spent.rollout, "scoring": spent.scoring, "update": spent.update * inner_epochs}
     each = sum(phases.values()) * factor
     told = ", ".join(f"{name} {seconds * factor:.1f}" for name, seconds in phases.items())
-    found = f"about {each:.1f} s an iteration ({told}), {iterations * each / 60:.0f} min for {iterations}"
+    found = f"{each:.1f} s an iteration ({told}), {iterations * each / 60:.0f} min for {iterations}"
     return Finding("time", "ok", found)

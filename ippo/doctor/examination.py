@@ -93,7 +93,7 @@ def check_reward(patient: Patient) -> Finding:
 def check_finite(patient: Patient) -> Finding:
     """Every episode has finite log-probabilities, values and reward; those that have not were dropped."""
     kept, dropped = len(patient.episodes), sum(len(part) for part in patient.episodes.dropped)
-    found = f"{kept} of {kept + dropped} episodes have finite log-probabilities, values and reward"
+    found = f"{kept} of {kept + dropped} episodes are finite in log-probabilities, values and reward"
     state = grade(dropped / (kept + dropped), warning=0.0, wrong=0.1)
     return report("finite numbers", state, found, "look for NaN or Inf in the policy's weights or in the reward")
 

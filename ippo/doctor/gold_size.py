@@ -90,7 +90,7 @@ def gold_set(halves: float, agreement: float, rows: int) -> Finding:
         rows: gold solutions in both halves together.
     """
     whole = reliability(halves)
-    found = f"halves of {rows} solutions agree on {agreement:.0%} of the signs, r = {halves:.2f}; whole set {whole:.2f}"
+    found = f"halves of {rows} agree on {agreement:.0%} of signs, r = {halves:.2f}; whole set {whole:.2f}"
     state = grade(1 - whole, warning=1 - ENOUGH, wrong=1 - TOO_LITTLE)
     more = needed(halves, rows)
     remedy = f"use about {more} gold solutions" if more else "more gold solutions, and look whether they are gold"

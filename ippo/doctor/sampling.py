@@ -76,9 +76,11 @@ def sampled_distribution(found: Surprise, temperature: float) -> Finding:
     clear = abs(found.gap) > 0.02
     state = grade(abs(found.deviations), warning=4, wrong=6) if clear else "ok"
     side = "rarer" if found.gap < 0 else "commoner"
-    text = f"{found.tokens} tokens, {abs(found.gap):.3f} nats {side} than at T = {temperature:g}"
+    text = f"{abs(found.gap):.3f} nats a token {side} than at T = {temperature:g}"
     remedy = "give the sampler the temperature of the log-probabilities and no top_k, top_p or repetition penalty"
-    return report("sampling", state, f"{text} ({abs(found.deviations):.1f} standard deviations)", remedy)
+    return report(
+        "sampling", state, f"{text} ({abs(found.deviations):.1f} standard deviations, {found.tokens} tokens)", remedy
+    )
 
 
 def recomputed_logprobs(sampled: Tensor, recomputed: Tensor, mask: Tensor, half: bool) -> Finding:
@@ -92,7 +94,7 @@ def recomputed_logprobs(sampled: Tensor, recomputed: Tensor, mask: Tensor, half:
     apart = (sampled - recomputed).abs()[mask]
     mean, largest = float(apart.mean()), float(apart.max())
     state = grade(mean, *((0.02, 0.1) if half else (1e-4, 1e-2)))
-    found = f"generation and training differ by {mean:.1e} nats a token (largest {largest:.1e})"
+    found = f"generation and training differ by {mean:.1e} nats (largest {largest:.1e})"
     remedy = "the model mishandles its cache or left padding: another attention implementation, or float32"
     return report("log-probabilities", state, found, remedy)
 

@@ -40,9 +40,9 @@ def backends(scores: Mapping[str, Tensor], refused: Mapping[str, str], half: boo
         half: whether the policy has less than float32 precision.
     """
     apart = {name: disagreement(own, scores["loop"]) for name, own in scores.items() if name != "loop"}
-    told = [f"{name} {share:.1e}" for name, share in apart.items()]
+    told = [f"{name} {share:.1e} of the largest score" for name, share in apart.items()]
     told += [f"{name} refuses: {reason}" for name, reason in refused.items()]
-    found = f"from one backward an episode (loop), of the largest score: {'; '.join(told)}"
+    found = f"from loop: {'; '.join(told)}"
     bounds = (0.05, 0.2) if half else (1e-3, 1e-2)
     if not apart:
         return Finding("backends", "warning", found, "scoring takes one backward an episode: expect it to be slow")
@@ -61,9 +61,9 @@ def composition(alone: Tensor, together: Tensor, half: bool) -> Finding:
     """
     apart = disagreement(alone, together)
     state = grade(apart, *((0.1, 0.3) if half else (1e-3, 1e-2)))
-    found = f"alone and in a padded batch scores differ by {apart:.1e} of the largest, {flipped(alone, together):.0%}"
+    found = f"alone or in a batch: {apart:.1e} of the largest score apart, {flipped(alone, together):.0%}"
     remedy = "the model lets rows or padding mix (a recurrent state, batch statistics, ignored masks): use another one"
-    return report("batch composition", state, f"{found} of the signs flip", remedy)
+    return report("batch composition", state, f"{found} of signs flip", remedy)
 
 
 def half_precision(precise: Tensor, half: Tensor, own: bool) -> Finding:

@@ -49,7 +49,7 @@ def room(lengths: Sequence[int], max_new_tokens: int) -> Finding:
         max_new_tokens: of the sampling.
     """
     longer = sum(length > max_new_tokens for length in lengths) / len(lengths)
-    found = f"gold solutions take up to {max(lengths)} tokens; {longer:.0%} exceed max_new_tokens = {max_new_tokens}"
+    found = f"gold solutions: up to {max(lengths)} tokens, {longer:.0%} above max_new_tokens = {max_new_tokens}"
     state = grade(longer, warning=0.05, wrong=0.5)
     return report("room to answer", state, found, f"--sampling.max_new_tokens {max(lengths)}")
 

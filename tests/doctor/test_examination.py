@@ -57,7 +57,7 @@ def test_a_temperature_that_logprobs_ignore_is_found_in_the_samples_alone(
     hot = patient_of(make_module(samples_per_prompt=8, engine=HotEngine(tokenizer)), task, gold, batch)
     found = examination.check_sampling(hot)
     assert found.state == "wrong"
-    assert "rarer than at T = 1 " in found.finding
+    assert "a token rarer than at T = 1 " in found.finding
     assert examination.check_logprobs(hot).state == "ok"  # the model is sound: the sampler is not
 
 

@@ -134,7 +134,7 @@ class TestScores:
         assert scores.composition(self.loop, self.loop + 1e-6, half=False).state == "ok"
         found = scores.composition(self.loop, torch.tensor([4.0, 1.0]), half=False)
         assert found.state == "wrong"
-        assert "50% of the signs flip" in found.finding
+        assert "50% of signs flip" in found.finding
 
     @pytest.mark.parametrize(("flips", "own", "state"), [(1, True, "ok"), (2, True, "warning"), (4, True, "wrong")])
     def test_half_precision(self, flips: int, own: bool, state: str) -> None:
@@ -181,5 +181,5 @@ class TestCost:
     def test_time_is_scaled_to_the_iteration(self) -> None:
         spent = cost.Seconds(rollout=2.0, scoring=1.0, update=3.0)
         finding = cost.time(spent, episodes=64, wanted=256, inner_epochs=2, iterations=30)
-        text = "about 36.0 s an iteration (rollout 8.0, scoring 4.0, update 24.0), 18 min for 30"
+        text = "36.0 s an iteration (rollout 8.0, scoring 4.0, update 24.0), 18 min for 30"
         assert (finding.state, finding.finding) == ("ok", text)

@@ -18,7 +18,7 @@ def memory(needed: int, available: int) -> Finding:
     Args:
         needed, available: bytes.
     """
-    found = f"about {needed / GIB:.2g} GiB of {available / GIB:.0f} GiB"
+    found = f"about {needed / GIB:.2g} GiB and activations, of {available / GIB:.0f} GiB"
     remedy = "lower ppo.micro_batch_size or sampling.max_new_tokens, a smaller policy, or a layout that shares the base"
     return report("memory", grade(needed / available, warning=0.8, wrong=1.0), found, remedy)
 

@@ -93,5 +93,5 @@ def gold_set(halves: float, agreement: float, rows: int) -> Finding:
     found = f"halves of {rows} agree on {agreement:.0%} of signs, r = {halves:.2f}; whole set {whole:.2f}"
     state = grade(1 - whole, warning=1 - ENOUGH, wrong=1 - TOO_LITTLE)
     more = needed(halves, rows)
-    remedy = f"use about {more} gold solutions" if more else "more gold solutions, and look whether they are gold"
+    remedy = f"use about {more} gold solutions" if more else "more gold solutions, and check that they are gold"
     return report("gold set", state, found, remedy)

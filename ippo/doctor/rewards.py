@@ -31,7 +31,7 @@ def gold_rewards(rewards: Sequence[float]) -> Finding:
     """
     refused = sum(reward <= 0 for reward in rewards) / len(rewards)
     found = f"it pays {1 - refused:.0%} of {len(rewards)} gold solutions"
-    remedy = "mend the reward, or the format of its answers (the embedded task: --embedded.verifier_error)"
+    remedy = "mend the verifier, or the answer format that it reads"
     return report("reward", grade(refused, warning=0.1, wrong=0.5), found, remedy)
 
 

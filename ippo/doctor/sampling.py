@@ -78,9 +78,7 @@ def sampled_distribution(found: Surprise, temperature: float) -> Finding:
     side = "rarer" if found.gap < 0 else "commoner"
     text = f"{abs(found.gap):.3f} nats a token {side} than at T = {temperature:g}"
     remedy = "give the sampler the temperature of the log-probabilities and no top_k, top_p or repetition penalty"
-    return report(
-        "sampling", state, f"{text} ({abs(found.deviations):.1f} standard deviations, {found.tokens} tokens)", remedy
-    )
+    return report("sampling", state, f"{text} ({abs(found.deviations):.1f} sd, {found.tokens} tokens)", remedy)
 
 
 def recomputed_logprobs(sampled: Tensor, recomputed: Tensor, mask: Tensor, half: bool) -> Finding:

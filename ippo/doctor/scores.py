@@ -40,9 +40,9 @@ def backends(scores: Mapping[str, Tensor], refused: Mapping[str, str], half: boo
         half: whether the policy has less than float32 precision.
     """
     apart = {name: disagreement(own, scores["loop"]) for name, own in scores.items() if name != "loop"}
-    told = [f"{name} {share:.1e} of the largest score" for name, share in apart.items()]
+    told = [f"{name} {share:.1e}" for name, share in apart.items()]
     told += [f"{name} refuses: {reason}" for name, reason in refused.items()]
-    found = f"from loop: {'; '.join(told)}"
+    found = f"from loop, of the largest score: {'; '.join(told)}"
     bounds = (0.05, 0.2) if half else (1e-3, 1e-2)
     if not apart:
         return Finding("backends", "warning", found, "scoring takes one backward an episode: expect it to be slow")

@@ -17,7 +17,7 @@ _COLOURS: dict[State, str] = {"ok": "green", "warning": "yellow", "wrong": "bold
 def print_table(findings: Sequence[Finding], console: Console) -> None:
     """One line a check: name, finding, state, remedy. Texts stand as they are: what a model or a file wrote is data,
     and no markup."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
     table.add_column("check", no_wrap=True)
     table.add_column("")
     table.add_column("finding", ratio=3)

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ippo.doctor.examination import examine
+from ippo.doctor.admission import admit
+from ippo.doctor.examination import broken_down, examine
 from ippo.doctor.finding import healthy
 from ippo.doctor.options import DoctorOptions
-from ippo.doctor.patient import admit
+from ippo.doctor.patient import let_write
 from ippo.doctor.table import print_table, verdict
 from ippo.errors import UsageError
 from ippo.recipes.parser import build_parser, parse
@@ -28,14 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _, options = parse(parser, arguments)
         quiet()
-        patient = admit(options, options.doctor, console.print)
+        task, module = admit(options, console.print)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    findings = examine(patient, options.doctor.compared, options.trainer.max_epochs or 1)
+    count = 0
+    try:
+        prompts, seed = options.data.prompts_per_iteration, options.seed_everything
+        patient = let_write(task, module, prompts, options.doctor.episodes, seed)
+        count = len(patient.episodes)
+        findings = examine(patient, options.doctor.compared, options.trainer.max_epochs or 1)
+    except Exception as error:  # what breaks here would break the run
+        findings = [broken_down("rollout", error)]
     print_table(findings, console)
     seconds = time.perf_counter() - start
-    console.print(f"{verdict(findings)} Looked at {len(patient.episodes)} episodes in {seconds:.0f} s.")
+    console.print(f"{verdict(findings)} Looked at {count} episodes in {seconds:.0f} s.")
     return 0 if healthy(findings) else 1
 
 

@@ -59,9 +59,19 @@ def examine(patient: Patient, compared: int, iterations: int) -> list[Finding]:
         try:
             findings.append(check(patient))
         except Exception as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            findings.append(Finding(name, "wrong", f"the check broke down: {what}", "mend this first"))
+            findings.append(broken_down(name, error))
     return findings
+
+
+def broken_down(name: str, error: Exception) -> Finding:
+    """What is left of a check that raised.
+
+    Example:
+        >>> broken_down("backends", RuntimeError("expected float\\n but got half")).finding
+        'it broke down: RuntimeError: expected float but got half'
+    """
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return Finding(name, "wrong", f"it broke down: {what}", "mend this first")
 
 
 _WITHOUT_EPISODES = ("vocabulary", "prompts", "room to answer", "gold answers", "reward", "finite numbers", "memory")

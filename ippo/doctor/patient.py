@@ -1,33 +1,21 @@
-"""What is examined: the policy as a run would start from it, and episodes that it really sampled."""
+"""What is examined: a policy, a task, and what the one really wrote for the other."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import lightning as L
 import torch
-from jsonargparse import Namespace
 from torch import Tensor, nn
 
 from ippo.data import Task
-from ippo.data.demonstrations import encode_demonstrations, require_fit
+from ippo.data.demonstrations import encode_demonstrations
 from ippo.data.prompts import PromptDataModule, PromptOptions
-from ippo.doctor.options import DoctorOptions
 from ippo.episodes import Episodes
-from ippo.errors import require
 from ippo.influence import ExactScorer, Scorer, ValidationDirection
-from ippo.models import SeparateModels
-from ippo.models.loading import load_policy
 from ippo.module import PPOModule
-from ippo.recipes.tasks import load_task
 from ippo.sequences import Sequences
-from ippo.sft import SFTOptions, demonstration_loss
-from ippo.warm_start import kept_at, warm_start
-
-SMALL = 10_000_000  # parameters up to which a shortened warm start takes seconds
+from ippo.sft import demonstration_loss
 
 
 @dataclass(frozen=True)
@@ -41,7 +29,6 @@ class Patient:
         episodes: sampled by the policy on prompts of the task, rewarded and with their advantages.
         seconds: that their rollout took.
         prompts_per_iteration: of the run that is planned.
-        history: how the policy came to be what it is, for the reader.
     """
 
     task: Task
@@ -50,7 +37,6 @@ class Patient:
     episodes: Episodes
     seconds: float
     prompts_per_iteration: int
-    history: str
 
     @property
     def half(self) -> bool:
@@ -81,64 +67,19 @@ class Patient:
         return (scorer or ExactScorer()).score(policy, self.module.policy_losses, chunks, direction).cpu()
 
 
-def admit(options: Namespace, doctor: DoctorOptions, say: Callable[[str], None]) -> Patient:
-    """Load policy and task as the recipe does, and let the policy write.
+def let_write(task: Task, module: PPOModule, prompts_per_iteration: int, episodes: int, seed: int) -> Patient:
+    """Have the policy answer prompts of the run's first iteration.
 
     Args:
-        options: of the recipe's parser.
-        doctor: how much.
-        say: told what is going on, line by line.
-
-    Raises:
-        UsageError: if the options do not fit each other, policy and task, as in the recipe.
+        task, module: what is examined.
+        prompts_per_iteration: of the run that is planned.
+        episodes: responses, rounded up to whole prompts.
+        seed: of the run.
     """
-    seed = options.seed_everything
-    L.seed_everything(seed, verbose=False)
-    require(options.layout == "separate", "layout", options.layout, "use separate")
-    task = load_task(options.task, options.embedded)
-    texts = [row["prompt"] + row["solution"] for row in task.train]
-    policy, tokenizer = load_policy(options.policy, texts, options.tiny, options.trust_remote_code)
-    context = policy.config.max_position_embeddings
-    require_fit(tokenizer, task, context, options.sampling.max_new_tokens)
-    size = sum(parameter.numel() for parameter in policy.parameters())
-    say(f"Task {task.name}: {len(task.train)} training problems, {len(task.gold)} gold solutions. {task.notice}")
-    say(f"Policy {options.policy}: {size:,} parameters, {policy.dtype}.")
-
-    whole = options.sft
-    if kept_at(policy, tokenizer, task.train, whole, seed).is_dir():
-        steps = whole.steps
-    else:
-        asked = doctor.warm_start_steps
-        steps = min(whole.steps, (300 if size <= SMALL else 0) if asked is None else asked)
-    shortened: SFTOptions = dataclasses.replace(whole, steps=steps)
-    policy, _ = warm_start(policy, tokenizer, task.train, shortened, seed, options.trainer.accelerator, progress=False)
-    history = tell_history(steps, whole.steps)
-    say(history)
-
-    L.seed_everything(seed, verbose=False)
-    module = PPOModule(
-        SeparateModels(policy), tokenizer, task.reward, task.check, options.ppo, options.sampling, options.evaluation
-    ).eval()
-    if options.trainer.accelerator != "cpu" and torch.cuda.is_available():
-        module.to("cuda")
-    gold = encode_demonstrations(tokenizer, task.gold, context, "gold").to(module.device)
-    prompts = -(-doctor.episodes // options.ppo.samples_per_prompt)
+    context = module.model.policy.config.max_position_embeddings
+    gold = encode_demonstrations(module.tokenizer, task.gold, context, "gold").to(module.device)
+    prompts = -(-episodes // module.ppo.samples_per_prompt)
     data = PromptDataModule(task, PromptOptions(prompts_per_iteration=prompts), seed)
     start = time.perf_counter()
-    episodes = module.roll_out(next(iter(data.train_dataloader())))
-    seconds = time.perf_counter() - start
-    return Patient(task, module, gold, episodes, seconds, options.data.prompts_per_iteration, history)
-
-
-def tell_history(steps: int, whole: int) -> str:
-    """How the policy was warm-started for the examination.
-
-    Example:
-        >>> tell_history(300, 1500)
-        'Warm start: 300 of 1500 steps; the run itself will start from a better policy.'
-    """
-    if steps == whole:
-        return "Warm start: as the run starts." if whole else "Warm start: none, as in the run."
-    if steps == 0:
-        return f"Warm start: none here; the run makes {whole} steps first (doctor.warm_start_steps)."
-    return f"Warm start: {steps} of {whole} steps; the run itself will start from a better policy."
+    written = module.roll_out(next(iter(data.train_dataloader())))
+    return Patient(task, module, gold, written, time.perf_counter() - start, prompts_per_iteration)

@@ -92,6 +92,19 @@ class TestPlantedDefects:
         assert main([*SMALL, f"--policy={tmp_path}"]) == 1
         assert "batch composition" in states(capsys, "wrong")
 
+    def test_a_rollout_that_breaks_down(
+        self, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """More tokens than embeddings: the first prompt that holds one of them has none."""
+        policy, tokenizer = LlamaForCausalLM.from_pretrained(trained), AutoTokenizer.from_pretrained(trained)
+        policy.resize_token_embeddings(100)
+        policy.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        assert main([*SMALL, f"--policy={tmp_path}"]) == 1
+        out = capsys.readouterr().out
+        assert re.search(r"^ ?rollout +wrong +it broke down: IndexError: ", out, re.MULTILINE)
+        assert "Looked at 0 episodes" in out
+
     def test_weights_that_are_no_numbers(
         self, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

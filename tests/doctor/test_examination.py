@@ -30,7 +30,7 @@ class HotEngine(HFGenerate):
 
 def patient_of(module: Any, task: Task, gold: Sequences, batch: Columns) -> Patient:
     torch.manual_seed(0)
-    return Patient(task, module, gold, module.roll_out(batch), 1.0, prompts_per_iteration=64, history="")
+    return Patient(task, module, gold, module.roll_out(batch), 1.0, prompts_per_iteration=64)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_check_that_breaks_down_is_a_finding(patient: Patient) -> None:
     broken = dataclasses.replace(patient, task=dataclasses.replace(patient.task, check=refuse))
     findings = {one.check: one for one in examination.examine(broken, compared=4, iterations=2)}
     assert findings["gold answers"] == Finding(
-        "gold answers", "wrong", "the check broke down: RuntimeError: this model cannot be asked", "mend this first"
+        "gold answers", "wrong", "it broke down: RuntimeError: this model cannot be asked", "mend this first"
     )
     assert findings["backends"].state == "ok"
     assert list(findings)[-1] == "time"

@@ -43,7 +43,7 @@ def backends(scores: Mapping[str, Tensor], refused: Mapping[str, str], half: boo
     told = [f"{name} {share:.1e}" for name, share in apart.items()]
     told += [f"{name} refuses: {reason}" for name, reason in refused.items()]
     found = f"from loop, of the largest score: {'; '.join(told)}"
-    bounds = (0.05, 0.2) if half else (1e-3, 1e-2)
+    bounds = (0.1, 0.3) if half else (1e-3, 1e-2)
     if not apart:
         return Finding("backends", "warning", found, "scoring takes one backward an episode: expect it to be slow")
     good = next((name for name, share in apart.items() if grade(share, *bounds) == "ok"), "loop")

@@ -35,7 +35,7 @@ def examine(patient: Patient, compared: int, iterations: int) -> list[Finding]:
     few = partial(_few, count=compared)
     checks: dict[str, Check] = {
         "vocabulary": lambda one: texts.vocabulary(one.module.model.policy, one.module.tokenizer),
-        "prompts": lambda one: texts.prompts(one.episodes.prompts, one.module.tokenizer),
+        "prompts": lambda one: texts.prompts([row["prompt"] for row in one.task.gold], one.module.tokenizer),
         "room to answer": lambda one: texts.room(one.gold.lengths.tolist(), one.module.sampling.max_new_tokens),
         "gold answers": check_gold_answers,
         "reward": check_reward,

@@ -89,7 +89,8 @@ class TestPlantedDefects:
                 torch.nn.init.normal_(parameter, std=0.3)
         policy.save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
-        assert main([*SMALL, f"--policy={tmp_path}"]) == 1
+        few = ["--doctor.episodes=8", "--embedded.gold_size=16"]  # it is a slow one
+        assert main([*SMALL, *few, f"--policy={tmp_path}"]) == 1
         assert "batch composition" in states(capsys, "wrong")
 
     def test_a_rollout_that_breaks_down(

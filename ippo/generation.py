@@ -75,7 +75,7 @@ class HFGenerate:
         batches = list(zip(prompt_ids.split(self.batch_size), prompt_mask.split(self.batch_size), strict=True))
         total = len(batches) * sampling.max_new_tokens
         with (
-            _only(self._config(sampling), policy),
+            sole_config(self._config(sampling), policy),
             tqdm(total=total, desc="rollout", unit="token", leave=False, delay=2.0, disable=None) as bar,
         ):
             response_ids = torch.cat(
@@ -109,7 +109,7 @@ class HFGenerate:
 
 
 @contextmanager
-def _only(config: GenerationConfig, policy: Any) -> Iterator[None]:
+def sole_config(config: GenerationConfig, policy: Any) -> Iterator[None]:
     """Evaluation mode and this generation config alone. ``generate`` fills whatever a config leaves open (top_k,
     repetition_penalty, ...) from the model's own one, so passing ours is not enough: it takes the model's place."""
     own, policy.generation_config = policy.generation_config, config

@@ -52,7 +52,7 @@ def warm_start(
     """
     if options.steps == 0:
         return policy, False
-    folder = (cache or default_cache()) / "warm-starts" / fingerprint(policy, tokenizer, rows, options, seed)
+    folder = kept_at(policy, tokenizer, rows, options, seed, cache)
     if folder.is_dir():
         return type(policy).from_pretrained(folder, dtype=policy.dtype), True
     demonstrations = encode_demonstrations(tokenizer, rows, policy.config.max_position_embeddings, "train")
@@ -76,6 +76,18 @@ def warm_start(
 def default_cache() -> Path:
     """Where warm starts are kept between runs."""
     return Path(os.environ.get("IPPO_CACHE", Path.home() / ".cache" / "ippo"))
+
+
+def kept_at(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Rows,
+    options: SFTOptions,
+    seed: int,
+    cache: Path | None = None,
+) -> Path:
+    """The directory of this warm start; it exists once the warm start has been made."""
+    return (cache or default_cache()) / "warm-starts" / fingerprint(policy, tokenizer, rows, options, seed)
 
 
 def fingerprint(

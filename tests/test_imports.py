@@ -98,6 +98,17 @@ class TestLayers:
     def test_the_module_knows_no_callback(self) -> None:
         assert not [name for name in imported_by("module.py") if name.startswith(("ippo.callbacks", "ippo.recipes"))]
 
-    def test_nothing_but_recipes_knows_the_recipes(self) -> None:
-        files = [path for path in ROOT.rglob("*.py") if "recipes" not in path.parts]
+    def test_nothing_but_recipes_and_the_doctor_knows_the_recipes(self) -> None:
+        files = [path for path in ROOT.rglob("*.py") if not {"recipes", "doctor"} & set(path.parts)]
         assert not [path for path in files if any(name.startswith("ippo.recipes") for name in imports(path))]
+
+    def test_nothing_but_the_doctor_knows_the_doctor(self) -> None:
+        files = [path for path in ROOT.rglob("*.py") if "doctor" not in path.parts]
+        assert not [path for path in files if any(name.startswith("ippo.doctor") for name in imports(path))]
+
+    @pytest.mark.parametrize("name", ["texts", "rewards", "sampling", "scores", "gold_size", "cost", "finding"])
+    def test_the_doctors_checks_are_functions_of_numbers_and_texts(self, name: str) -> None:
+        below = ("ippo.doctor", "ippo.functional", "ippo.generation", "ippo.sequences", "ippo.errors")
+        known = [other for other in imported_by("doctor", f"{name}.py") if other.startswith("ippo")]
+        assert within(set(known), *below)
+        assert not {"ippo.doctor.patient", "ippo.doctor.examination"} & set(known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,6 +42,9 @@ def load_policy(
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, trust_remote_code=trust_remote_code, padding_side="left"
         )
+    except UnpicklingError as error:
+        remedy = "its weights are a pickle that wants to run code: get them as safetensors"
+        raise UsageError("policy", name, remedy) from error
     except (OSError, ValueError) as error:
         remedy = f"use tiny, a local directory, or a hub id that this machine can reach ({str(error).splitlines()[0]})"
         raise UsageError("policy", name, remedy) from error

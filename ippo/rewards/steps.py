@@ -20,6 +20,7 @@ CHAIN_CLASSES: tuple[ChainClass, ...] = ("wrong", "faithful", "wrong_step", "non
 
 _STEP = re.compile(rf"\s*({NUMBER})\s*([-+*/])\s*({NUMBER})\s*=\s*({NUMBER})\s*")
 _LONGEST = 128  # characters of a step; what is longer is none, and is not searched
+_LONGEST_CHAIN = 2**16  # characters that are read; a megabyte of line breaks would take longer to split than to sample
 _MAX_LINES = 64  # a longer chain is cut: the alignment below is quadratic in the number of lines
 
 
@@ -78,6 +79,8 @@ def classify_chain(response: str, steps: Sequence[str], answer: str) -> ChainCla
     if not is_correct(response, answer):
         return "wrong"
     chain = response.rpartition("####")[0]
+    if len(chain) > _LONGEST_CHAIN:
+        chain = chain[:_LONGEST_CHAIN].rpartition("\n")[0]  # whole lines: a number that is cut is another number
     lines = [line for line in chain.splitlines() if line.strip()][:_MAX_LINES]
     matched = _common_steps([parse_step(line) for line in lines], [parse_step(step) for step in steps])
     missing, added = len(steps) > matched, len(lines) > matched

@@ -98,6 +98,15 @@ class TestWhatARunLeaves:
         assert {path.name for path in finished.iterdir()} >= {"config.yaml", "summary.json", "checkpoints", "episodes"}
         assert not list(finished.glob("**/*unfinished*"))
 
+    def test_nothing_outside_its_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "work").mkdir()
+        monkeypatch.chdir(tmp_path / "work")
+        monkeypatch.setenv("HOME", str(tmp_path / "work"))
+        monkeypatch.setenv("IPPO_CACHE", str(tmp_path / "work" / "cache"))
+        assert run(tmp_path / "work" / "run", "--trainer.max_epochs=1") == 0
+        assert {path.name for path in tmp_path.iterdir()} == {"work"}
+        assert {path.name for path in (tmp_path / "work").iterdir()} == {"run", "cache"}
+
     def test_summary(self, finished: Path) -> None:
         found = summary(finished)
         assert found.keys() >= {"sft", "trained", "iterations", "stopped_by", "seed", "device", "versions"}

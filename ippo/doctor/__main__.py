@@ -1,0 +1,51 @@
+"""``python -m ippo.doctor``: examine a policy and a task before training them; exit code 1 when something is wrong."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from ippo.doctor.admission import admit
+from ippo.doctor.examination import broken_down, examine
+from ippo.doctor.finding import healthy
+from ippo.doctor.options import DoctorOptions
+from ippo.doctor.patient import let_write
+from ippo.doctor.table import print_table, verdict
+from ippo.errors import UsageError
+from ippo.recipes.parser import build_parser, parse
+from ippo.recipes.screen import quiet
+
+console = Console(width=None if sys.stdout.isatty() else 160)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Examine; returns the exit code: 0 when healthy, 1 when something is wrong, 2 for a wrong argument."""
+    parser = build_parser("python -m ippo.doctor", __doc__ or "", preset="embedded.yaml")
+    parser.add_class_arguments(DoctorOptions, "doctor")
+    start = time.perf_counter()
+    try:
+        _, options = parse(parser, arguments)
+        quiet()
+        task, module = admit(options, console.print)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    count = 0
+    try:
+        prompts, seed = options.data.prompts_per_iteration, options.seed_everything
+        patient = let_write(task, module, prompts, options.doctor.episodes, seed)
+        count = len(patient.episodes)
+        findings = examine(patient, options.doctor.compared, options.trainer.max_epochs or 1)
+    except Exception as error:  # what breaks here would break the run
+        findings = [broken_down("rollout", error)]
+    print_table(findings, console)
+    seconds = time.perf_counter() - start
+    console.print(f"{verdict(findings)} Looked at {count} episodes in {seconds:.0f} s.")
+    return 0 if healthy(findings) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Checks on real episodes, healthy ones and ones with a defect that no option can plant."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from ippo.data import Task
+from ippo.data.task import Columns
+from ippo.doctor import examination
+from ippo.doctor.finding import Finding
+from ippo.doctor.patient import Patient
+from ippo.generation import HFGenerate, Sampling
+from ippo.influence import ExactScorer
+from ippo.sequences import Sequences
+from ippo.sft import demonstration_loss
+from tests.parts import MakeModule
+
+
+class HotEngine(HFGenerate):
+    """Samples at another temperature than it is told: what a server with a default of its own does."""
+
+    def generate(self, policy: Any, prompts: Any, sampling: Sampling) -> Sequences:
+        return super().generate(policy, prompts, dataclasses.replace(sampling, temperature=1.4))
+
+
+def patient_of(module: Any, task: Task, gold: Sequences, batch: Columns) -> Patient:
+    torch.manual_seed(0)
+    return Patient(task, module, gold, module.roll_out(batch), 1.0, prompts_per_iteration=64)
+
+
+@pytest.fixture(scope="module")
+def patient(make_module: MakeModule, task: Task, gold: Sequences, batch: Columns) -> Patient:
+    return patient_of(make_module(samples_per_prompt=8), task, gold, batch)
+
+
+def test_numbers_of_a_healthy_patient_agree(patient: Patient) -> None:
+    checks = (
+        examination.check_sampling,
+        examination.check_logprobs,
+        examination.check_backends,
+        examination.check_composition,
+        examination.check_finite,
+        examination.check_gold_answers,
+        examination.check_memory,
+    )
+    assert [check(patient).state for check in checks] == ["ok"] * len(checks)
+
+
+def test_a_temperature_that_logprobs_ignore_is_found_in_the_samples_alone(
+    make_module: MakeModule, task: Task, gold: Sequences, batch: Columns, tokenizer: Any
+) -> None:
+    hot = patient_of(make_module(samples_per_prompt=8, engine=HotEngine(tokenizer)), task, gold, batch)
+    found = examination.check_sampling(hot)
+    assert found.state == "wrong"
+    assert "a token rarer than at T = 1 " in found.finding
+    assert examination.check_logprobs(hot).state == "ok"  # the model is sound: the sampler is not
+
+
+def test_generation_that_differs_is_found(patient: Patient, policy: LlamaForCausalLM) -> None:
+    """A model that counts positions in another way while it generates."""
+
+    def shift(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        moved = kwargs["use_cache"] and kwargs.get("position_ids") is not None
+        return args, {**kwargs, "position_ids": kwargs["position_ids"] // 2} if moved else kwargs
+
+    handle = patient.module.model.policy.register_forward_pre_hook(shift, with_kwargs=True)
+    found = examination.check_logprobs(patient)
+    handle.remove()
+    assert found.state == "wrong"
+    assert examination.check_logprobs(patient).state == "ok"
+
+
+def test_gold_solutions_of_other_problems_are_found(patient: Patient, task: Task) -> None:
+    solutions = [row["solution"] for row in task.gold]
+    mixed = [{**row, "solution": other} for row, other in zip(task.gold, solutions[1:] + solutions[:1], strict=True)]
+    noise = dataclasses.replace(patient, task=dataclasses.replace(task, gold=mixed))
+    assert examination.check_gold_answers(noise).state == "wrong"
+
+
+def test_episodes_that_all_earned_the_same_are_still_compared(patient: Patient) -> None:
+    episodes = patient.episodes
+    flat = dataclasses.replace(
+        patient, episodes=dataclasses.replace(episodes, advantages=torch.zeros_like(episodes.advantages))
+    )
+    assert not patient.score(flat.episodes).any()
+    scores = patient.score(examination.with_signal(flat).episodes)
+    assert (scores != 0).all()
+    assert examination.with_signal(patient) is patient
+
+
+def test_scores_point_along_the_gradient_of_the_gold_set(patient: Patient) -> None:
+    policy = patient.module.model.policy
+    demonstration_loss(policy, patient.gold).mean().backward()
+    along = {name: parameter.grad for name, parameter in policy.named_parameters()}
+    policy.zero_grad()
+    expected = ExactScorer("loop").score(policy, patient.module.policy_losses, [patient.episodes], along)
+    torch.testing.assert_close(patient.score(patient.episodes), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_halving_by_parts_is_halving(patient: Patient) -> None:
+    """Scores are linear in the direction: eight parts give every half that is made of them."""
+    half = torch.arange(0, len(patient.gold), 2)
+    parts = torch.stack([patient.score(patient.episodes, gold=patient.gold.rows(row[None])) for row in half])
+    torch.testing.assert_close(
+        parts.mean(0), patient.score(patient.episodes, gold=patient.gold.rows(half)), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_a_check_that_breaks_down_is_a_finding(patient: Patient) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("this model\n  cannot be asked")
+
+    broken = dataclasses.replace(patient, task=dataclasses.replace(patient.task, check=refuse))
+    findings = {one.check: one for one in examination.examine(broken, compared=4, iterations=2)}
+    assert findings["gold answers"] == Finding(
+        "gold answers", "wrong", "it broke down: RuntimeError: this model cannot be asked", "mend this first"
+    )
+    assert findings["backends"].state == "ok"
+    assert list(findings)[-1] == "time"

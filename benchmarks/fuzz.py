@@ -19,7 +19,17 @@ from dataclasses import dataclass, field
 
 from ippo.data.embedded import check_chains
 from ippo.functional.accuracy import majority_vote
-from ippo.rewards import classify_chain, final_answer, is_correct, numeric_reward, parse_step
+from ippo.rewards import (
+    boxed_answer,
+    chosen,
+    classify_chain,
+    classify_solution,
+    equations,
+    final_answer,
+    is_correct,
+    numeric_reward,
+    parse_step,
+)
 
 Parser = Callable[[str], object]
 Kind = Callable[[random.Random], str]
@@ -36,6 +46,10 @@ PARSERS: dict[str, Parser] = {
     "classify_chain": lambda text: classify_chain(text, STEPS, ANSWER),
     "classify_chain, right": lambda text: classify_chain(f"{text}\n#### {ANSWER}", STEPS, ANSWER),
     "check_chains": lambda text: check_chains(["?"], [text], answer=[ANSWER], steps=[STEPS]),
+    "chosen": chosen,
+    "boxed_answer": boxed_answer,
+    "equations": equations,
+    "classify_solution": lambda text: classify_solution(text, True, ANSWER),
     "majority_vote": lambda text: majority_vote([text, text[::-1], None, text[:64], final_answer(text), text]),
 }
 

@@ -16,6 +16,7 @@ from ippo.doctor.patient import let_write
 from ippo.doctor.table import print_table, verdict
 from ippo.errors import UsageError
 from ippo.recipes.parser import build_parser, parse
+from ippo.recipes.presets import preset_files
 from ippo.recipes.screen import quiet
 
 console = Console(width=None if sys.stdout.isatty() else 160)
@@ -23,10 +24,11 @@ console = Console(width=None if sys.stdout.isatty() else 160)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Examine; returns the exit code: 0 when healthy, 1 when something is wrong, 2 for a wrong argument."""
-    parser = build_parser("python -m ippo.doctor", __doc__ or "", preset="embedded.yaml")
-    parser.add_class_arguments(DoctorOptions, "doctor")
+    arguments = sys.argv[1:] if arguments is None else arguments
     start = time.perf_counter()
     try:
+        parser = build_parser("python -m ippo.doctor", __doc__ or "", preset_files(arguments, "embedded", "tiny"))
+        parser.add_class_arguments(DoctorOptions, "doctor")
         _, options = parse(parser, arguments)
         quiet()
         task, module = admit(options, console.print)

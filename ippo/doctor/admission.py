@@ -10,14 +10,14 @@ import torch
 from jsonargparse import Namespace
 
 from ippo.data import Task
-from ippo.data.demonstrations import require_fit
 from ippo.errors import require
 from ippo.models import SeparateModels
-from ippo.models.loading import load_policy
 from ippo.module import PPOModule
-from ippo.recipes.tasks import load_task
+from ippo.recipes import commonsense, math, physics
+from ippo.recipes.run import build_module, load
 from ippo.warm_start import kept_at, warm_start
 
+TASKS = (*math.RECIPE.tasks, *physics.RECIPE.tasks, *commonsense.RECIPE.tasks)
 SMALL = 10_000_000  # parameters up to which a shortened warm start takes seconds
 
 
@@ -34,13 +34,8 @@ def admit(options: Namespace, say: Callable[[str], None]) -> tuple[Task, PPOModu
     seed = options.seed_everything
     L.seed_everything(seed, verbose=False)
     require(options.layout == "separate", "layout", options.layout, "use separate")
-    task = load_task(options.task, options.embedded)
-    texts = [row["prompt"] + row["solution"] for row in task.train]
-    policy, tokenizer = load_policy(options.policy, texts, options.tiny, options.trust_remote_code)
-    require_fit(tokenizer, task, policy.config.max_position_embeddings, options.sampling.max_new_tokens)
+    task, policy, tokenizer = load(options, TASKS)
     size = sum(parameter.numel() for parameter in policy.parameters())
-    say(f"Task {task.name}: {len(task.train)} training problems, {len(task.gold)} gold solutions. {task.notice}")
-    say(f"Policy {options.policy}: {size:,} parameters, {policy.dtype}.")
 
     kept = kept_at(policy, tokenizer, task.train, options.sft, seed).is_dir()
     steps = options.sft.steps if kept else affordable(options.sft.steps, size, options.doctor.warm_start_steps)
@@ -49,9 +44,7 @@ def admit(options: Namespace, say: Callable[[str], None]) -> tuple[Task, PPOModu
     say(history(steps, options.sft.steps))
 
     L.seed_everything(seed, verbose=False)
-    module = PPOModule(
-        SeparateModels(policy), tokenizer, task.reward, task.check, options.ppo, options.sampling, options.evaluation
-    )
+    module = build_module(SeparateModels(policy), tokenizer, task, options)
     gpu = options.trainer.accelerator != "cpu" and torch.cuda.is_available()
     return task, module.to("cuda" if gpu else "cpu").eval()
 

@@ -13,7 +13,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
-_LONGEST = 20_000  # characters that are read; the rest of an endless response is not
+_LONGEST = 6_000  # characters that are read; the rest of an endless response is not
 _NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,18})?|\.[0-9]{1,18}"
 _TOKEN = re.compile(rf"\s*({_NUMBER}|[-+*/()%])")
 _PIECES = re.compile(r"<<|>>|\n|[.,;:!?](?=\s|$)")  # no equation reaches over these

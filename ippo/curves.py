@@ -1,41 +1,57 @@
-"""The numbers behind the curves: what one rollout buffer looks like."""
+"""The numbers behind the curves: what one rollout buffer looks like, all ranks together."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ippo.episodes import Episodes
 from ippo.functional import kl
+from ippo.ranks import gather, gather_texts
 
 
 def rollout_curves(episodes: Episodes) -> dict[str, float]:
-    """Rewards, accuracy and the state of policy and critic, before anything is filtered.
+    """Rewards, accuracy and the state of policy and critic, before anything is filtered; equal on all ranks.
 
     ``ppo/entropy`` is the mean surprise, -log pi, of the sampled tokens: an unbiased estimate that costs nothing.
     ``ppo/kl`` is the mean k1 estimate in nats a token against the reference policy.
     """
-    mask = episodes.response_mask
+    mask, divergence = episodes.response_mask, kl(episodes.old_logprobs, episodes.reference_logprobs)
+
+    def mean(values: Tensor) -> float:
+        return float(gather(values.float())[0].mean())
+
     return {
-        "reward/mean": float(episodes.rewards.mean()),
-        "reward/unfinished": float((~episodes.finished).float().mean()),
-        "reward/length": float(episodes.lengths.float().mean()),
-        "ppo/kl": float(kl(episodes.old_logprobs, episodes.reference_logprobs)[mask].mean()),
-        "ppo/entropy": float(-episodes.old_logprobs[mask].mean()),
-        "ppo/explained_variance": explained_variance(episodes.values[mask], episodes.returns[mask]),
-        **accuracy_curves(episodes),
+        "reward/mean": mean(episodes.rewards),
+        "reward/unfinished": mean(~episodes.finished),
+        "reward/length": mean(episodes.lengths),
+        "ppo/kl": mean(divergence[mask]),
+        "ppo/entropy": -mean(episodes.old_logprobs[mask]),
+        "ppo/explained_variance": explained_variance(
+            gather(episodes.values[mask])[0], gather(episodes.returns[mask])[0]
+        ),
+        **accuracy_curves(
+            gather(torch.tensor(list(episodes.notes["correct"]), dtype=torch.bool, device=mask.device))[0],
+            gather_texts(episodes.notes["chain"], mask.device),
+        ),
     }
 
 
-def accuracy_curves(episodes: Episodes) -> dict[str, float]:
-    """Share of right answers, and of the classes of unfaithful chains among the right ones."""
-    chains = Counter(episodes.notes["chain"])
-    right = sum(episodes.notes["correct"])
+def accuracy_curves(correct: Tensor, classes: Sequence[str]) -> dict[str, float]:
+    """Share of right answers, and of the classes of unfaithful chains among the right ones.
+
+    Args:
+        correct: [n] bool, the episodes of all ranks.
+        classes: their :data:`ippo.rewards.ChainClass`.
+    """
+    chains, right = Counter(classes), int(correct.sum())
     unfaithful = {kind: count for kind, count in chains.items() if kind not in ("wrong", "faithful")}
     shares = {kind: unfaithful.get(kind, 0) / max(1, right) for kind in ("wrong_step", "nonsense", "shortcut")}
     return {
-        "accuracy/em": right / len(episodes),
+        "accuracy/em": right / len(classes),
         "accuracy/false_positive": sum(unfaithful.values()) / max(1, right),
         **{f"accuracy/{kind}": share for kind, share in shares.items()},
     }

@@ -103,7 +103,7 @@ class PromptDataModule(L.LightningDataModule):
         share, starts = rows[rank::ranks], range(0, len(rows) // ranks, size)
         batches = [share[start : start + size] for start in starts[:-1]] + [share[starts[-1] :]]
         listed: Any = batches
-        all_mine = DistributedSampler(
+        all_mine: Any = DistributedSampler(
             listed, num_replicas=1, rank=0, shuffle=False
         )  # or Lightning parts them once more
         return DataLoader(listed, None, sampler=all_mine, collate_fn=columns, generator=torch.Generator())

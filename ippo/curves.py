@@ -28,6 +28,7 @@ def rollout_curves(episodes: Episodes) -> dict[str, float]:
         "reward/mean": mean(episodes.rewards),
         "reward/unfinished": mean(~episodes.finished),
         "reward/length": mean(episodes.lengths),
+        "reward/zero_variance": zero_variance(gather(episodes.rewards)[0], gather(episodes.groups)[0]),
         "ppo/kl": mean(divergence[mask]),
         "ppo/entropy": -mean(episodes.old_logprobs[mask]),
         "ppo/explained_variance": explained_variance(
@@ -57,11 +58,21 @@ def accuracy_curves(correct: Tensor, classes: Sequence[str]) -> dict[str, float]
     }
 
 
+def zero_variance(rewards: Tensor, groups: Tensor) -> float:
+    """Share of the groups whose rewards are all equal: comparing the samples of one prompt teaches nothing there.
+
+    Example:
+        >>> zero_variance(torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([3, 3, 5, 5]))
+        0.5
+    """
+    members = [rewards[groups == group] for group in groups.unique()]
+    return sum(bool((member == member[0]).all()) for member in members) / len(members)
+
+
 def explained_variance(values: Tensor, returns: Tensor) -> float:
     """1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for one that knows only the mean.
 
     Example:
-        >>> import torch
         >>> explained_variance(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0]))
         0.75
         >>> explained_variance(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]))  # nothing to explain

@@ -29,7 +29,7 @@ from ippo.look_back import LookBack, look_back
 from ippo.models import ActorCritic
 from ippo.objective import PolicyObjective
 from ippo.options import EvaluationOptions, PPOOptions
-from ippo.ranks import part_seeds, rank, total, totals, world_size
+from ippo.ranks import part_seeds, rank, total, total_of, totals, world_size
 from ippo.rewards import RewardFunction
 from ippo.sequences import Sequences
 from ippo.sft import demonstration_loss
@@ -80,7 +80,10 @@ class PPOModule(L.LightningModule):
     def training_step(self, batch: Columns, batch_idx: int) -> None:
         with stopwatch(self, "rollout"):
             rollout = self.roll_out(batch, emit_look_back=True)
-        if not total(torch.tensor(len(rollout), device=self.device)):
+        if not total_of(len(rollout), self.device):
+            emit(
+                self.trainer, self, "on_update_start", rollout
+            )  # there will be none, but who writes and tells may look
             self.stop("no episode has finite log-probabilities, values and reward: the model or the reward is broken")
             return
         for name, value in rollout_curves(rollout).items():
@@ -104,7 +107,11 @@ class PPOModule(L.LightningModule):
         last = sequences.response_ids.gather(1, sequences.lengths.unsqueeze(1) - 1).squeeze(1)
         finished = last == self.tokenizer.eos_token_id
         texts = decode(self.tokenizer, sequences)
-        rewards = torch.tensor(self.reward(**_arguments(columns, texts)), dtype=torch.float32, device=self.device)
+        rewarded = self.reward(**_arguments(columns, texts))
+        require(
+            len(rewarded) == len(texts), "reward", f"{len(rewarded)} rewards", f"return one for each of {len(texts)}"
+        )
+        rewards = torch.tensor(rewarded, dtype=torch.float32, device=self.device)
         look = LookBack(sequences)
         if emit_look_back:
             look = emit(self.trainer, self, "on_look_back", look)
@@ -128,7 +135,9 @@ class PPOModule(L.LightningModule):
         )
         usable = (torch.isfinite(old_logprobs + reference_logprobs + values) | ~sequences.response_mask).all(1)
         episodes = episodes.select(usable & torch.isfinite(rewards), "a log-probability, value or reward is not finite")
-        return with_advantages(episodes, self.ppo)
+        episodes = with_advantages(episodes, self.ppo)
+        usable = (torch.isfinite(episodes.advantages + episodes.returns) | ~episodes.response_mask).all(1)
+        return episodes.select(usable, "an advantage is not finite: a reward or value is too large")
 
     def update(self, episodes: Episodes) -> None:
         """PPO epochs over the episodes that are left, in minibatches; every rank takes the same number of steps."""
@@ -142,7 +151,7 @@ class PPOModule(L.LightningModule):
                 micro_batches = in_step(minibatch.chunks(self.ppo.micro_batch_size), minibatch)
                 for micro, synchronised in backwards(self.trainer, micro_batches):
                     with synchronised:
-                        loss = self._loss(micro, sums) / size
+                        loss = self.loss(micro, sums) / size
                         self.manual_backward(loss * world_size())  # summed: Lightning averages gradients over the ranks
                 first = first or dict(sums)
                 if self._clip():
@@ -155,7 +164,7 @@ class PPOModule(L.LightningModule):
         """[n] PPO loss of each episode, before its weight; what the influence filter scores."""
         return self.objective.losses(policy, episodes)
 
-    def _loss(self, episodes: Episodes, sums: dict[str, float]) -> Tensor:
+    def loss(self, episodes: Episodes, sums: dict[str, float]) -> Tensor:
         """Sum of the episodes' policy and value losses; their means are added up in ``sums`` for the curves."""
         ppo, mask = self.ppo, episodes.response_mask
         policy, logprobs = self.objective.terms(self.model.policy, episodes)
@@ -250,6 +259,9 @@ class PPOModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self.stopping_reason_message = None
+        precision = self.trainer.precision
+        remedy = "its loss scaler would have to see gradients before they are clipped and checked: use bf16-mixed"
+        require(precision != "16-mixed", "trainer.precision", precision, remedy)
         part_seeds()  # each rank draws its own responses
         if data := getattr(self.trainer, "datamodule", None):
             require_fit(self.tokenizer, data.task, self._context, self.sampling.max_new_tokens)

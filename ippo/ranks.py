@@ -38,8 +38,13 @@ def totals(values: Mapping[str, float], device: torch.device | str) -> dict[str,
     return dict(zip(sorted(values), sums.tolist(), strict=True))
 
 
+def total_of(value: int, device: torch.device | str) -> int:
+    """Sum over the ranks of a plain number; ``device`` is one that the process group can reduce on."""
+    return int(total(torch.tensor(value, device=device))) if world_size() > 1 else value
+
+
 def largest(value: int, device: torch.device | str) -> int:
-    """Maximum over the ranks; ``device`` is one that the process group can reduce on."""
+    """Maximum over the ranks of a plain number."""
     return int(_reduced(torch.tensor(value, device=device), dist.ReduceOp.MAX)) if world_size() > 1 else value
 
 

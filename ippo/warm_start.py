@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,10 @@ def warm_start(
     """
     if options.steps == 0:
         return policy, False
+    others = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) > 0
     folder = (cache or default_cache()) / "warm-starts" / fingerprint(policy, tokenizer, rows, options, seed)
+    while others and not folder.is_dir():  # the machine's first rank trains, its others wait
+        time.sleep(0.5)
     if folder.is_dir():
         return type(policy).from_pretrained(folder, dtype=policy.dtype), True
     demonstrations = encode_demonstrations(tokenizer, rows, policy.config.max_position_embeddings, "train")

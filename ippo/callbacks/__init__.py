@@ -2,15 +2,19 @@
 
 from ippo.callbacks.checkpoint import IterationCheckpoint
 from ippo.callbacks.episode_logger import EpisodeLogger
+from ippo.callbacks.graceful_stop import GracefulStop
 from ippo.callbacks.influence_filter import InfluenceFilterCallback
+from ippo.callbacks.numeric_guard import NumericGuard
 from ippo.callbacks.progress import RolloutProgress, WarmStartProgress
 from ippo.callbacks.reproducible_state import ReproducibleState
 from ippo.callbacks.run_record import RunRecord
 
 __all__ = [
     "EpisodeLogger",
+    "GracefulStop",
     "InfluenceFilterCallback",
     "IterationCheckpoint",
+    "NumericGuard",
     "ReproducibleState",
     "RolloutProgress",
     "RunRecord",

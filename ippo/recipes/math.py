@@ -9,12 +9,22 @@ from collections.abc import Sequence
 import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-from ippo.callbacks import EpisodeLogger, IterationCheckpoint, ReproducibleState, RolloutProgress, RunRecord
+from ippo.callbacks import (
+    EpisodeLogger,
+    GracefulStop,
+    IterationCheckpoint,
+    NumericGuard,
+    ReproducibleState,
+    RolloutProgress,
+    RunRecord,
+)
 from ippo.data.demonstrations import require_fit
 from ippo.data.prompts import PromptDataModule
 from ippo.errors import UsageError, require
+from ippo.files import StorageError, whole
 from ippo.models import SeparateModels
 from ippo.models.loading import load_policy
 from ippo.module import PPOModule
@@ -30,7 +40,7 @@ console = Console()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the recipe; returns the exit code: 0, or 2 for a wrong argument."""
+    """Run the recipe; returns the exit code: 0, 2 for a wrong argument, or 1 where a file could not be written."""
     parser = build_parser("python -m ippo.recipes.math", __doc__ or "", preset="embedded.yaml")
     try:
         config, options = parse(parser, arguments)
@@ -38,17 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.resume:  # what the run was started with holds, unless it is given anew
             parser.default_config_files = [*parser.default_config_files, str(run.config)]
             config, options = parse(parser, arguments)
-        parser.save(config, run.config, overwrite=True)
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            with whole(run.config) as unfinished:
+                parser.save(config, str(unfinished), overwrite=True)
         train(options, run)
-    except UsageError as error:
+    except (UsageError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UsageError) else 1
     return 0
 
 
 def train(options: Namespace, run: RunDirectory) -> None:
     """The whole run, from the task to the table."""
     quiet()
+    console.quiet = rank_zero_only.rank != 0  # type: ignore[attr-defined]
     seed = options.seed_everything
     L.seed_everything(seed, verbose=False)
     require(options.layout == "separate", "layout", options.layout, "use separate")
@@ -87,9 +100,10 @@ def train(options: Namespace, run: RunDirectory) -> None:
     stopped_by = next(filter(None, reasons), "max_epochs")
     sft, trained = (scores(tested, options.evaluation.samples, len(task.test)) for tested in (before, after))
     summary = summarise(sft, trained, record.iterations, stopped_by, seed)
-    run.write_summary(summary)
-    print_report(summary, seconds, console)
-    console.print(f"Curves: tensorboard --logdir {run.path}")
+    if trainer.is_global_zero:
+        run.write_summary(summary)
+        print_report(summary, seconds, console)
+        console.print(f"Curves: tensorboard --logdir {run.path}")
 
 
 def build_trainer(options: Namespace, run: RunDirectory, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
@@ -98,7 +112,7 @@ def build_trainer(options: Namespace, run: RunDirectory, callbacks: Sequence[L.C
     arguments["default_root_dir"] = str(run.path)
     if arguments["logger"] is None:
         arguments["logger"] = TensorBoardLogger(run.path, name="", version="ppo")
-    own = [*callbacks, ReproducibleState()]
+    own = [*callbacks, NumericGuard(), GracefulStop(), ReproducibleState()]
     if options.enable_progress_bar is not False:
         own.append(RolloutProgress())
     if options.enable_checkpointing is not False:

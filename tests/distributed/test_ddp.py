@@ -16,8 +16,8 @@ from launch import DDP, RANKS, on_ranks
 from parts import MakeModule, MakeTrainer, Recorder, state
 from torch import Tensor
 
-from ippo import PromptDataModule
-from ippo.callbacks import InfluenceFilterCallback, ReproducibleState
+from ippo import Episodes, PromptDataModule
+from ippo.callbacks import InfluenceFilterCallback, NumericGuard, ReproducibleState
 from ippo.data import Task
 from ippo.data.prompts import IterationSampler, PromptOptions
 from ippo.generation import HFGenerate, Sampling
@@ -116,7 +116,9 @@ def train(task: Task, tokenizer: Any, make_module: MakeModule, make_trainer: Mak
         curves = [{name: value for name, value in one.items() if name not in timed} for one in recorder.curves]
         scores = {}
         for table in (episodes.records() for episodes in recorder.episodes):
-            for prompt, response, score in zip(table["prompt"], table["response"], table["score"], strict=True):
+            for prompt, response, score in zip(
+                table["prompt"], table["response"], table.get("score", table["reward"]), strict=True
+            ):
                 scores[prompt + response] = score
         return {
             "weights": state(module.model),
@@ -244,3 +246,16 @@ def test_each_rank_draws_its_own_answers_and_a_resumed_run_draws_them_again(
     for whole, first, rest in ranks:
         assert first["texts"] + rest["texts"] == whole["texts"]
         assert distance(rest["weights"], whole["weights"]) == 0.0
+
+
+def test_a_gradient_that_is_not_finite_on_one_rank_skips_the_step_on_both(tmp_path: Path, train: Train) -> None:
+    class Poison(L.Callback):
+        def on_rollout_end(self, trainer: L.Trainer, pl_module: Any, episodes: Episodes) -> None:
+            if trainer.current_epoch == 1 and trainer.global_rank == 1:
+                episodes.old_logprobs[0, 0] = -200.0  # a ratio that overflows, after all that checks for it
+
+    ranks = on_ranks(lambda rank: train(RANKS, Poison(), NumericGuard(), clip_high=1e38, clip_low=1.0), tmp_path)
+    for rank in ranks:
+        assert [curves["guard/skipped_steps"] for curves in rank["curves"]] == [0.0, 2.0, 0.0]
+        assert all(torch.isfinite(value).all() for value in rank["weights"].values())
+    assert distance(ranks[0]["weights"], ranks[1]["weights"]) == 0.0

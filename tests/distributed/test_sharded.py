@@ -1,4 +1,4 @@
-"""A model that ranks hold in parts: PPO trains it, and every scorer refuses it by name."""
+"""A model that ranks hold in parts: PPO trains it as it would a whole one, and every scorer refuses it by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from launch import on_ranks
+from launch import DDP, on_ranks
 from lightning.pytorch.strategies import ModelParallelStrategy
 from parts import MakeModule, MakeTrainer, Recorder, state
 from torch import Tensor
@@ -42,14 +42,16 @@ def test_ppo_trains_it_and_scorers_refuse_it(
         strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
         return make_trainer(*callbacks, max_epochs=2, devices=2, strategy=strategy)
 
-    def sharded(**options: Any) -> PPOModule:
+    def make(kind: type[PPOModule]) -> PPOModule:
         torch.manual_seed(0)
-        module = make_module(samples_per_prompt=2, **options)
-        module.__class__ = Sharded
+        module = make_module(samples_per_prompt=2, learning_rate=1e-4, value_learning_rate=1e-4)
+        module.__class__ = kind
         return module
 
     def run(rank: int) -> dict[str, Any]:
-        recorder, module = Recorder(), sharded()
+        whole, replicated = Recorder(), make(PPOModule)
+        make_trainer(whole, max_epochs=2, **DDP).fit(replicated, data)
+        recorder, module = Recorder(), make(Sharded)
         trainer(recorder).fit(module, data)
         found: dict[str, Tensor] = state(module.model)
         assert all(isinstance(value, DTensor) for value in found.values())
@@ -57,21 +59,22 @@ def test_ppo_trains_it_and_scorers_refuse_it(
         for scorer in SCORERS:
             filters = InfluenceFilterCallback(scorer, direction=BufferDirection(), min_survival=0.0)
             with pytest.raises(UsageError) as refusal:
-                trainer(filters).fit(sharded(), data)
+                trainer(filters).fit(make(Sharded), data)
             refusals.append(str(refusal.value))
         return {
             "weights": {name: value.full_tensor() for name, value in found.items()},  # type: ignore[attr-defined]
-            "clipped": [one["ppo/clip_fraction"] for one in recorder.curves],
-            "texts": [one.responses for one in recorder.episodes],
+            "replicated": state(replicated.model),
+            "texts": [[one.responses for one in each.episodes] for each in (recorder, whole)],
             "refusals": refusals,
         }
 
     first, second = on_ranks(run, tmp_path)
-    assert first["texts"] != second["texts"]
+    assert first["texts"][0] != second["texts"][0]
     before = state(make_module().model)
-    for name, value in first["weights"].items():
-        assert torch.equal(value, second["weights"][name])
-        assert torch.isfinite(value).all()
-        assert torch.equal(value, before[name]) == name.startswith("reference"), name
+    for rank in (first, second):
+        assert rank["texts"][0] == rank["texts"][1]
+        for name, value in rank["weights"].items():
+            torch.testing.assert_close(value, rank["replicated"][name], rtol=1e-5, atol=1e-6)
+            assert torch.equal(value, before[name]) == name.startswith("reference"), name
     assert len(first["refusals"]) == len(SCORERS)
     assert all("module = 'with sharded " in one and "train with strategy=ddp" in one for one in first["refusals"])

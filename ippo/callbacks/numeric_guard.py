@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -23,24 +23,30 @@ class NumericGuard(L.Callback):
     update, and an optimizer step whose gradient is not finite is not taken. Both are the module's and the filter's own
     doing, with or without this callback; it names the episodes, logs how many there were (``guard/episodes``,
     ``guard/skipped_steps``), and ends the training when it happens in too many iterations in a row. Curves that a
-    healthy run would not show are told once each (:func:`ippo.guards.complaints`).
+    healthy run would not show are told once each (:func:`ippo.guards.complaints`), when they have been so for a while:
+    a critic that has just begun is worse than none.
 
     Args:
         max_bad_steps: so many iterations in a row with such an episode or step end the training; None never.
         limits: see :class:`ippo.guards.Limits`.
+        patience: a curve is told after so many iterations in a row beyond its limit.
         texts: episodes named in one warning, at most.
     """
 
-    def __init__(self, max_bad_steps: int | None = 5, limits: Limits = Limits(), texts: int = 3) -> None:
+    def __init__(
+        self, max_bad_steps: int | None = 5, limits: Limits = Limits(), patience: int = 3, texts: int = 3
+    ) -> None:
         enough = max_bad_steps is None or max_bad_steps >= 1
         require(enough, "max_bad_steps", max_bad_steps, "use at least 1, or null to go on whatever happens")
+        require(patience >= 1, "patience", patience, "use at least 1")
         require(texts >= 0, "texts", texts, "use 0 or more")
-        self.max_bad_steps, self.limits, self.texts = max_bad_steps, limits, texts
+        self.max_bad_steps, self.limits, self.patience, self.texts = max_bad_steps, limits, patience, texts
         self.bad_in_a_row = 0
         self.first_entropy: float | None = None
         self.stopping_reason_message: str | None = None
         self._episodes = self._steps = 0  # of this iteration and rank, that were skipped
-        self._complained: set[str] = set()
+        self._beyond: Counter[str] = Counter()  # iterations in a row, by curve
+        self._told: set[str] = set()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.stopping_reason_message = None
@@ -78,10 +84,12 @@ class NumericGuard(L.Callback):
         if self.first_entropy is None:
             self.first_entropy = curves.get("ppo/entropy")
         grouped = getattr(getattr(pl_module, "ppo", None), "advantage", "gae") != "gae"
-        for name, complaint in complaints(curves, self.first_entropy or 0.0, grouped, self.limits).items():
-            if name not in self._complained and trainer.is_global_zero:
-                self._warn(trainer, complaint)
-            self._complained.add(name)
+        found = complaints(curves, self.first_entropy or 0.0, grouped, self.limits)
+        self._beyond = Counter({name: self._beyond[name] + 1 for name in found})
+        for name, complaint in found.items():
+            if self._beyond[name] == self.patience and name not in self._told and trainer.is_global_zero:
+                self._told.add(name)
+                self._warn(trainer, f"{complaint} ({self.patience} iterations in a row)")
 
     def _warn(self, trainer: L.Trainer, what: str, texts: Sequence[str] = ()) -> None:
         shown = [f"\n    {text}" for text in texts[: self.texts]]

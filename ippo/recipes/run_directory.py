@@ -48,7 +48,7 @@ class RunDirectory:
             not resume or self.newest_checkpoint() is not None,
             "resume",
             str(self.path),
-            "there is no whole checkpoint to go on from",
+            "there is no checkpoint to go on from",
         )
 
     @property

@@ -19,11 +19,11 @@ ARGUMENTS = """
 --sampling.max_new_tokens=16 --evaluation.samples=2 --filter=paper --trainer.max_epochs=2
 --trainer.check_val_every_n_epoch=1 --trainer.accelerator=cpu --trainer.devices=2 --trainer.strategy=ddp
 --trainer.enable_progress_bar=false
-""".split()
+"""
 
 
 def test_leaves_one_run_of_both_ranks(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ippo.recipes.math", *ARGUMENTS]
+    command = [sys.executable, "-m", "ippo.recipes.math", *ARGUMENTS.split()]
     path = os.pathsep.join(filter(None, [str(Path(ippo.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         command,  # without a directory: both must make the same one

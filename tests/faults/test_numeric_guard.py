@@ -88,18 +88,21 @@ HIT = ""
 
 @pytest.fixture
 def run(make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, tmp_path: Path) -> Any:
-    """Three iterations with faults; gives the module, what was told, the guard and the curves."""
+    """A few iterations with faults; gives the module, what was told, the guard and the curves."""
 
     def fit(
         *callbacks: L.Callback,
         prepare: Callable[[PPOModule], None] = lambda _: None,
         bad: int | None = 9,
+        iterations: int = 3,
         **options: Any,
     ) -> tuple[PPOModule, str, NumericGuard, Recorder]:
         module, guard, recorder = make_module(**options), NumericGuard(max_bad_steps=bad), Recorder()
         prepare(module)
         checkpoint = IterationCheckpoint(tmp_path / "checkpoints", "{epoch}")
-        trainer = make_trainer(*callbacks, guard, recorder, checkpoint, max_epochs=3, enable_checkpointing=True)
+        trainer = make_trainer(
+            *callbacks, guard, recorder, checkpoint, max_epochs=iterations, enable_checkpointing=True
+        )
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             trainer.fit(module, data)
@@ -231,7 +234,7 @@ class TestRefusals:
         with pytest.raises(UsageError, match="reward = '3 rewards': return one for each of 16"):
             run(reward=lambda **_: [1.0] * 3)
 
-    @pytest.mark.parametrize("options", [{"max_bad_steps": 0}, {"texts": -1}])
+    @pytest.mark.parametrize("options", [{"max_bad_steps": 0}, {"patience": 0}, {"texts": -1}])
     def test_options(self, options: dict[str, Any]) -> None:
         with pytest.raises(UsageError, match="use"):
             NumericGuard(**options)
@@ -267,11 +270,9 @@ class EosFromTheSecondIteration(L.Callback):
 def test_a_curve_that_a_healthy_run_would_not_show_is_told_once_with_cause_and_setting(
     run: Any, callbacks: list[L.Callback], options: dict[str, Any], curve: str, setting: str
 ) -> None:
-    def quiet(prompts: Sequence[str], completions: Sequence[str], **_: object) -> list[float]:
-        return is_odd(prompts, completions)
-
-    _, told, guard, _ = run(*callbacks, **{"reward": quiet, **options})
+    _, told, guard, _ = run(*callbacks, iterations=5, **{"reward": is_odd, **options})
     assert told.count(f"{curve} = ") == 1
+    assert "(3 iterations in a row)" in told
     assert "Likely" in told
     assert setting in told
     assert guard.bad_in_a_row == 0

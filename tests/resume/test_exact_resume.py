@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
 import pytest
+import torch
 from parts import MakeModule, MakeTrainer
 from runs import ITERATIONS, Run, assert_equal, results
 
 from ippo import PromptDataModule
 from ippo.callbacks import GracefulStop, InfluenceFilterCallback
 from ippo.influence import AdamPreconditioned, RandomMatched, TracInScorer, Uniform
+from ippo.recipes.math import main
 
 FILTERS: dict[str, Callable[[], list[L.Callback]]] = {
     "plain": list,
@@ -60,3 +65,25 @@ def test_a_second_ctrl_c_ends_the_run_at_once(
         Run(make_module, make_trainer, data)(tmp_path, GracefulStop(), CtrlC(), CtrlC())
     signal.signal(signal.SIGINT, handler)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_ctrl_c_in_a_recipe_leaves_checkpoint_and_summary(tmp_path: Path) -> None:
+    def press() -> None:
+        while not list(tmp_path.glob("episodes/*.parquet")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sizes = {"tiny.hidden_size": 16, "tiny.layers": 1, "tiny.heads": 2, "tiny.intermediate_size": 32}
+    rows = {"embedded.train_size": 32, "embedded.test_size": 4, "evaluation.samples": 2, "sft.steps": 0}
+    trainer = {"trainer.default_root_dir": tmp_path, "trainer.max_epochs": 99, "trainer.accelerator": "cpu"}
+    options = {**sizes, **rows, **trainer, "data.prompts_per_iteration": 4, "trainer.enable_progress_bar": "false"}
+    pressing = threading.Thread(target=press)
+    pressing.start()
+    assert main([f"--{name}={value}" for name, value in options.items()]) == 0
+    pressing.join()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["stopped_by"] == "interrupted by SIGINT"
+    assert 0 < len(summary["iterations"]) < 99
+    assert summary["trained"]["n"] == 4
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    assert torch.load(path, weights_only=True)["epoch"] == len(summary["iterations"]) - 1

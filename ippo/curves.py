@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ def rollout_curves(episodes: Episodes) -> dict[str, float]:
     ``ppo/entropy`` is the mean surprise, -log pi, of the sampled tokens: an unbiased estimate that costs nothing.
     ``ppo/kl`` is the mean k1 estimate in nats a token against the reference policy.
     """
+    correct, _ = gather(torch.tensor(list(episodes.notes["correct"]), device=episodes.rewards.device).bool())
     mask, divergence = episodes.response_mask, kl(episodes.old_logprobs, episodes.reference_logprobs)
 
     def mean(values: Tensor) -> float:
@@ -34,25 +36,22 @@ def rollout_curves(episodes: Episodes) -> dict[str, float]:
         "ppo/explained_variance": explained_variance(
             gather(episodes.values[mask])[0], gather(episodes.returns[mask])[0]
         ),
-        **accuracy_curves(
-            gather(torch.tensor(list(episodes.notes["correct"]), dtype=torch.bool, device=mask.device))[0],
-            gather_texts(episodes.notes["chain"], mask.device),
-        ),
+        **accuracy_curves({"correct": correct.tolist(), "chain": gather_texts(episodes.notes["chain"], mask.device)}),
     }
 
 
-def accuracy_curves(correct: Tensor, classes: Sequence[str]) -> dict[str, float]:
+def accuracy_curves(notes: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     """Share of right answers, and of the classes of unfaithful chains among the right ones.
 
     Args:
-        correct: [n] bool, the episodes of all ranks.
-        classes: their :data:`ippo.rewards.ChainClass`.
+        notes: ``correct`` and ``chain`` of the episodes of all ranks.
     """
-    chains, right = Counter(classes), int(correct.sum())
+    chains = Counter(notes["chain"])
+    right = sum(notes["correct"])
     unfaithful = {kind: count for kind, count in chains.items() if kind not in ("wrong", "faithful")}
     shares = {kind: unfaithful.get(kind, 0) / max(1, right) for kind in ("wrong_step", "nonsense", "shortcut")}
     return {
-        "accuracy/em": right / len(classes),
+        "accuracy/em": right / len(notes["correct"]),
         "accuracy/false_positive": sum(unfaithful.values()) / max(1, right),
         **{f"accuracy/{kind}": share for kind, share in shares.items()},
     }

@@ -81,9 +81,7 @@ class PPOModule(L.LightningModule):
         with stopwatch(self, "rollout"):
             rollout = self.roll_out(batch, emit_look_back=True)
         if not total_of(len(rollout), self.device):
-            emit(
-                self.trainer, self, "on_update_start", rollout
-            )  # there will be none, but who writes and tells may look
+            emit(self.trainer, self, "on_update_start", rollout)  # none follows, but the episodes can be looked at
             self.stop("no episode has finite log-probabilities, values and reward: the model or the reward is broken")
             return
         for name, value in rollout_curves(rollout).items():
@@ -107,11 +105,9 @@ class PPOModule(L.LightningModule):
         last = sequences.response_ids.gather(1, sequences.lengths.unsqueeze(1) - 1).squeeze(1)
         finished = last == self.tokenizer.eos_token_id
         texts = decode(self.tokenizer, sequences)
-        rewarded = self.reward(**_arguments(columns, texts))
-        require(
-            len(rewarded) == len(texts), "reward", f"{len(rewarded)} rewards", f"return one for each of {len(texts)}"
-        )
-        rewards = torch.tensor(rewarded, dtype=torch.float32, device=self.device)
+        given = self.reward(**_arguments(columns, texts))
+        require(len(given) == len(texts), "reward", f"{len(given)} rewards", f"return one for each of {len(texts)}")
+        rewards = torch.tensor(given, dtype=torch.float32, device=self.device)
         look = LookBack(sequences)
         if emit_look_back:
             look = emit(self.trainer, self, "on_look_back", look)
@@ -143,14 +139,14 @@ class PPOModule(L.LightningModule):
         """PPO epochs over the episodes that are left, in minibatches; every rank takes the same number of steps."""
         optimizer = self.optimizers()
         sums: dict[str, float] = defaultdict(float)
-        first: dict[str, float] = {}
+        first: dict[str, float] = {}  # the same sums after one step
         for _ in range(self.ppo.inner_epochs):
             for minibatch in in_step(episodes.minibatches(self.ppo.minibatch_size), episodes):
                 size = self._size(minibatch)
                 optimizer.zero_grad()  # type: ignore[union-attr]
                 micro_batches = in_step(minibatch.chunks(self.ppo.micro_batch_size), minibatch)
-                for micro, synchronised in backwards(self.trainer, micro_batches):
-                    with synchronised:
+                for micro, sync in backwards(self.trainer, micro_batches):
+                    with sync:
                         loss = self.loss(micro, sums) / size
                         self.manual_backward(loss * world_size())  # summed: Lightning averages gradients over the ranks
                 first = first or dict(sums)

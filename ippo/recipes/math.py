@@ -16,7 +16,6 @@ from ippo.callbacks import (
     EpisodeLogger,
     GracefulStop,
     IterationCheckpoint,
-    NumericGuard,
     ReproducibleState,
     RolloutProgress,
     RunRecord,
@@ -90,7 +89,7 @@ def train(options: Namespace, run: RunDirectory) -> None:
     data = PromptDataModule(task, options.data, seed)
     record = RunRecord()
     influence_filter = build_filter(options.filter)
-    trainer = build_trainer(options.trainer, run, [influence_filter, EpisodeLogger(), record])
+    trainer = build_trainer(options.trainer, run, [influence_filter, options.guard, EpisodeLogger(), record])
     before = trainer.test(module, data, verbose=False)[0]
     trainer.fit(module, data, ckpt_path=run.newest_checkpoint() if options.resume else None)
     after = trainer.test(module, data, verbose=False)[0]
@@ -112,7 +111,7 @@ def build_trainer(options: Namespace, run: RunDirectory, callbacks: Sequence[L.C
     arguments["default_root_dir"] = str(run.path)
     if arguments["logger"] is None:
         arguments["logger"] = TensorBoardLogger(run.path, name="", version="ppo")
-    own = [*callbacks, NumericGuard(), GracefulStop(), ReproducibleState()]
+    own = [*callbacks, GracefulStop(), ReproducibleState()]
     if options.enable_progress_bar is not False:
         own.append(RolloutProgress())
     if options.enable_checkpointing is not False:

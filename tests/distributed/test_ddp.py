@@ -98,7 +98,9 @@ def classes(prompts: Sequence[str], completions: Sequence[str], **_: object) -> 
 def train(task: Task, tokenizer: Any, make_module: MakeModule, make_trainer: MakeTrainer) -> Train:
     """Three iterations on the same episodes, on one rank or on two; what came of them."""
 
-    def fit(ranks: int, *callbacks: L.Callback, judge: bool = False, **options: Any) -> dict[str, Any]:
+    def fit(
+        ranks: int, *callbacks: L.Callback, judge: bool = False, iterations: int = ITERATIONS, **options: Any
+    ) -> dict[str, Any]:
         torch.manual_seed(0)
         module, recorder = make_module(engine=ByPrompt(tokenizer), **{**OPTIONS, **options}), Recorder()
         module.check = classes
@@ -106,7 +108,7 @@ def train(task: Task, tokenizer: Any, make_module: MakeModule, make_trainer: Mak
         trainer = make_trainer(
             *callbacks,
             recorder,
-            max_epochs=ITERATIONS,
+            max_epochs=iterations,
             limit_val_batches=None if judge else 0,
             **(DDP if ranks > 1 else {}),
         )
@@ -183,7 +185,8 @@ def test_scorers_directions_and_keep_rules_see_the_buffers_of_both_ranks(tmp_pat
         lambda: InfluenceFilterCallback(RandomProjectionScorer(rank=8), direction=BufferDirection(True), **free),
         lambda: InfluenceFilterCallback(ExactScorer("jvp"), keep=MaxVariance(samples=2), weight=Uniform(), **free),
     ]
-    for one, rank in both(train, tmp_path, *makers, learning_rate=1e-4, value_learning_rate=1e-4):
+    gentle = {"learning_rate": 1e-4, "value_learning_rate": 1e-4, "inner_epochs": 1, "micro_batch_size": 8}
+    for one, rank in both(train, tmp_path, *makers, iterations=2, **gentle):
         assert_same(rank, one)
 
 

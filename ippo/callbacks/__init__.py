@@ -1,5 +1,6 @@
 """Lightning callbacks: everything that is added to plain PPO."""
 
+from ippo.callbacks.adaptive_kl import AdaptiveKL
 from ippo.callbacks.checkpoint import IterationCheckpoint
 from ippo.callbacks.episode_logger import EpisodeLogger
 from ippo.callbacks.graceful_stop import GracefulStop
@@ -10,6 +11,7 @@ from ippo.callbacks.reproducible_state import ReproducibleState
 from ippo.callbacks.run_record import RunRecord
 
 __all__ = [
+    "AdaptiveKL",
     "EpisodeLogger",
     "GracefulStop",
     "InfluenceFilterCallback",

@@ -17,13 +17,14 @@ from parts import MakeModule, MakeTrainer
 from runs import ITERATIONS, Run, assert_equal, results
 
 from ippo import PromptDataModule
-from ippo.callbacks import GracefulStop, InfluenceFilterCallback
+from ippo.callbacks import AdaptiveKL, GracefulStop, InfluenceFilterCallback
 from ippo.influence import AdamPreconditioned, RandomMatched, TracInScorer, Uniform
 from ippo.recipes.math import main
 
 FILTERS: dict[str, Callable[[], list[L.Callback]]] = {
     "plain": list,
     "uniform": lambda: [InfluenceFilterCallback(weight=Uniform(), min_survival=0.0)],
+    "adaptive price": lambda: [AdaptiveKL(target=0.01, rate=1.0)],
     "random": lambda: [InfluenceFilterCallback(keep=RandomMatched(), min_survival=0.0)],
     "TracIn": lambda: [InfluenceFilterCallback(TracInScorer(snapshots=3), min_survival=0.0)],
     "AdamPreconditioned": lambda: [InfluenceFilterCallback(direction=AdamPreconditioned(), min_survival=0.0)],
@@ -45,6 +46,8 @@ def test_ctrl_c_and_resume_end_where_an_unbroken_run_does(
     run, make = Run(make_module, make_trainer, data), FILTERS[name]
     unbroken = results(tmp_path / "whole", run(tmp_path / "whole", *make(), minibatch_size=99))
     assert len(unbroken["episodes"]) == ITERATIONS
+    if name == "adaptive price":
+        assert len({price for _, price in unbroken["curves"]["ppo/kl_coef"]}) == ITERATIONS
 
     handler, stop = signal.getsignal(signal.SIGINT), GracefulStop()
     trainer = run(tmp_path / "parts", *make(), stop, CtrlC(), minibatch_size=99)

@@ -173,14 +173,13 @@ def test_two_ranks_end_where_one_does(
 
 def test_scorers_directions_and_keep_rules_see_the_buffers_of_both_ranks(tmp_path: Path, train: Train) -> None:
     free: dict[str, Any] = {"min_survival": 0.0}
+    adam = AdamPreconditioned(eps=1e-4)  # with less, a gradient that is rounding alone is blown up, by one rank or two
     makers: list[Callable[[], L.Callback]] = [
         lambda: InfluenceFilterCallback(weight=Proportional(), **free),
         lambda: InfluenceFilterCallback(one_pass=False, keep=TopFraction(0.3), **free),
         lambda: InfluenceFilterCallback(direction=BufferDirection(leave_one_out=True), keep=TopFraction(0.3), **free),
         lambda: InfluenceFilterCallback(direction=ReturnDirection(), keep=TopFraction(0.5), **free),
-        lambda: InfluenceFilterCallback(
-            direction=AdamPreconditioned(), keep=TopFraction(0.5), weight=Uniform(), **free
-        ),
+        lambda: InfluenceFilterCallback(direction=adam, keep=TopFraction(0.5), weight=Uniform(), **free),
         lambda: InfluenceFilterCallback(TracInScorer(snapshots=2), keep=TopFraction(0.5), **free),
         lambda: InfluenceFilterCallback(RandomProjectionScorer(rank=8), direction=BufferDirection(True), **free),
         lambda: InfluenceFilterCallback(ExactScorer("jvp"), keep=MaxVariance(samples=2), weight=Uniform(), **free),

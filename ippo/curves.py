@@ -1,4 +1,4 @@
-"""The numbers behind the curves: what one rollout buffer looks like."""
+"""The numbers behind the curves: what one rollout buffer looks like, all ranks together."""
 
 from __future__ import annotations
 
@@ -6,27 +6,36 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ippo.episodes import Episodes
 from ippo.functional import kl
+from ippo.ranks import gather, gather_texts
 
 
 def rollout_curves(episodes: Episodes) -> dict[str, float]:
-    """Rewards, accuracy and the state of policy and critic, before anything is filtered.
+    """Rewards, accuracy and the state of policy and critic, before anything is filtered; equal on all ranks.
 
     ``ppo/entropy`` is the mean surprise, -log pi, of the sampled tokens: an unbiased estimate that costs nothing.
     ``ppo/kl`` is the mean k1 estimate in nats a token against the reference policy.
     """
-    mask = episodes.response_mask
+    mask, divergence = episodes.response_mask, kl(episodes.old_logprobs, episodes.reference_logprobs)
+
+    def mean(values: Tensor) -> float:
+        return float(gather(values.float())[0].mean())
+
     return {
-        "reward/mean": float(episodes.rewards.mean()),
-        "reward/unfinished": float((~episodes.finished).float().mean()),
-        "reward/length": float(episodes.lengths.float().mean()),
-        "ppo/kl": float(kl(episodes.old_logprobs, episodes.reference_logprobs)[mask].mean()),
-        "ppo/entropy": float(-episodes.old_logprobs[mask].mean()),
-        "ppo/explained_variance": explained_variance(episodes.values[mask], episodes.returns[mask]),
-        **accuracy_curves(episodes.notes),
+        "reward/mean": mean(episodes.rewards),
+        "reward/unfinished": mean(~episodes.finished),
+        "reward/length": mean(episodes.lengths),
+        "reward/zero_variance": zero_variance(gather(episodes.rewards)[0], gather(episodes.groups)[0]),
+        "ppo/kl": mean(divergence[mask]),
+        "ppo/entropy": -mean(episodes.old_logprobs[mask]),
+        "ppo/explained_variance": explained_variance(
+            gather(episodes.values[mask])[0], gather(episodes.returns[mask])[0]
+        ),
+        **accuracy_curves(_together(episodes)),
     }
 
 
@@ -38,7 +47,7 @@ def accuracy_curves(notes: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     that can be read.
 
     Args:
-        notes: ``answer``, ``correct`` and ``chain`` of each episode, as :data:`ippo.data.Check` gives them.
+        notes: ``answer``, ``correct`` and ``chain`` of all ranks' episodes, as :data:`ippo.data.Check` gives them.
     """
     right = [chain for chain, correct in zip(notes["chain"], notes["correct"], strict=True) if correct]
     chains = Counter(right)
@@ -53,11 +62,21 @@ def accuracy_curves(notes: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     }
 
 
+def zero_variance(rewards: Tensor, groups: Tensor) -> float:
+    """Share of the groups whose rewards are all equal: comparing the samples of one prompt teaches nothing there.
+
+    Example:
+        >>> zero_variance(torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([3, 3, 5, 5]))
+        0.5
+    """
+    members = [rewards[groups == group] for group in groups.unique()]
+    return sum(bool((member == member[0]).all()) for member in members) / len(members)
+
+
 def explained_variance(values: Tensor, returns: Tensor) -> float:
     """1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for one that knows only the mean.
 
     Example:
-        >>> import torch
         >>> explained_variance(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0]))
         0.75
         >>> explained_variance(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]))  # nothing to explain
@@ -65,3 +84,17 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     """
     variance = float(returns.var(unbiased=False))
     return 1.0 - float((returns - values).var(unbiased=False)) / variance if variance > 0 else 0.0
+
+
+def _together(episodes: Episodes) -> dict[str, list[Any]]:
+    """What :func:`accuracy_curves` reads, of all ranks' episodes; of an answer, whether there is one."""
+    notes, device = episodes.notes, episodes.rewards.device
+
+    def flags(values: Sequence[bool]) -> list[bool]:
+        return gather(torch.tensor(list(values), device=device).bool())[0].tolist()
+
+    return {
+        "chain": gather_texts(notes["chain"], device),
+        "correct": flags(notes["correct"]),
+        "answer": [found or None for found in flags([answer is not None for answer in notes["answer"]])],
+    }

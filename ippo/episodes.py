@@ -13,6 +13,7 @@ import torch
 from pyarrow import parquet
 from torch import Tensor
 
+from ippo.files import whole
 from ippo.sequences import Sequences, per
 
 _TYPES = {**dict.fromkeys(("score", "reward", "weight"), pyarrow.float64()), "faithful": pyarrow.bool_()}
@@ -155,16 +156,13 @@ class Episodes(Sequences):
 
 def write_parquet(table: Mapping[str, Sequence[Any]], path: Path | str) -> None:
     """Write columns to a parquet file that appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
     content = pyarrow.table(dict(table))
     for place, field in enumerate(content.schema):
         if pyarrow.types.is_null(field.type):  # a column without any value must still have the type it has elsewhere
             kind = _TYPES.get(field.name, pyarrow.string())
             content = content.set_column(place, field.name, content.column(place).cast(kind))
-    parquet.write_table(content, unfinished)
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        parquet.write_table(content, unfinished)
 
 
 def _unpadded(values: Tensor | list[str], part: Episodes, axis: str) -> list[Any]:

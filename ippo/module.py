@@ -26,11 +26,12 @@ from ippo.events import emit
 from ippo.functional import clip_fraction, kl_loss, value_loss
 from ippo.generation import HFGenerate, RolloutEngine, Sampling
 from ippo.influence import ValidationDirection
+from ippo.lockstep import backwards, in_step
 from ippo.look_back import LookBack, look_back
 from ippo.models import ActorCritic
 from ippo.objective import PolicyObjective
 from ippo.options import EvaluationOptions, PPOOptions
-from ippo.ranks import largest, rank, total, world_size
+from ippo.ranks import part_seeds, rank, total, total_of, totals, world_size
 from ippo.rewards import RewardFunction
 from ippo.sequences import Sequences
 from ippo.sft import demonstration_loss
@@ -83,11 +84,12 @@ class PPOModule(L.LightningModule):
     def training_step(self, batch: Columns, batch_idx: int) -> None:
         with stopwatch(self, "rollout"):
             rollout = self.roll_out(batch, emit_look_back=True)
-        if not total(torch.tensor(len(rollout), device=self.device)):
+        if not total_of(len(rollout), self.device):
+            emit(self.trainer, self, "on_update_start", rollout)  # none follows, but the episodes can be looked at
             self.stop("no episode has finite log-probabilities, values and reward: the model or the reward is broken")
             return
         for name, value in rollout_curves(rollout).items():
-            self.log(name, value, sync_dist=True, prog_bar=name == "accuracy/em")
+            self.log(name, value, prog_bar=name == "accuracy/em")
         episodes = emit(self.trainer, self, "on_rollout_end", rollout)
         emit(self.trainer, self, "on_update_start", episodes)
         with stopwatch(self, "update"):
@@ -107,7 +109,9 @@ class PPOModule(L.LightningModule):
         last = sequences.response_ids.gather(1, sequences.lengths.unsqueeze(1) - 1).squeeze(1)
         finished = last == self.tokenizer.eos_token_id
         texts = decode(self.tokenizer, sequences)
-        rewards = torch.tensor(self.reward(**_arguments(columns, texts)), dtype=torch.float32, device=self.device)
+        given = self.reward(**_arguments(columns, texts))
+        require(len(given) == len(texts), "reward", f"{len(given)} rewards", f"return one for each of {len(texts)}")
+        rewards = torch.tensor(given, dtype=torch.float32, device=self.device)
         look = LookBack(sequences)
         if emit_look_back:
             look = emit(self.trainer, self, "on_look_back", look)
@@ -131,31 +135,36 @@ class PPOModule(L.LightningModule):
         )
         usable = (torch.isfinite(old_logprobs + reference_logprobs + values) | ~sequences.response_mask).all(1)
         episodes = episodes.select(usable & torch.isfinite(rewards), "a log-probability, value or reward is not finite")
-        return with_advantages(episodes, self.ppo)
+        episodes = with_advantages(episodes, self.ppo)
+        usable = (torch.isfinite(episodes.advantages + episodes.returns) | ~episodes.response_mask).all(1)
+        return episodes.select(usable, "an advantage is not finite: a reward or value is too large")
 
     def update(self, episodes: Episodes) -> None:
         """PPO epochs over the episodes that are left, in minibatches; every rank takes the same number of steps."""
         optimizer = self.optimizers()
         sums: dict[str, float] = defaultdict(float)
+        first: dict[str, float] = {}  # the same sums after one step
         for _ in range(self.ppo.inner_epochs):
-            for minibatch in self._minibatches(episodes):
+            for minibatch in in_step(episodes.minibatches(self.ppo.minibatch_size), episodes):
                 size = self._size(minibatch)
                 optimizer.zero_grad()  # type: ignore[union-attr]
-                for micro in minibatch.chunks(self.ppo.micro_batch_size):
-                    loss = self._loss(micro, sums) / size
-                    self.manual_backward(loss * world_size())  # summed: Lightning averages gradients over the ranks
-                for parameters in self.model.parameter_groups().values():
-                    nn.utils.clip_grad_norm_(parameters, self.ppo.max_grad_norm)
-                optimizer.step()  # type: ignore[union-attr]
-        seen = max(1.0, sums.pop("episodes", 0.0))
-        self.log("ppo/update_tokens", sums.pop("tokens", 0.0), sync_dist=True, reduce_fx="sum")
-        self.log_dict({f"ppo/{name}": value / seen for name, value in sums.items()}, sync_dist=True)
+                micro_batches = in_step(minibatch.chunks(self.ppo.micro_batch_size), minibatch)
+                for micro, sync in backwards(self.trainer, micro_batches):
+                    with sync:
+                        loss = self.loss(micro, sums) / size
+                        self.manual_backward(loss * world_size())  # summed: Lightning averages gradients over the ranks
+                first = first or dict(sums)
+                if self._clip():
+                    optimizer.step()  # type: ignore[union-attr]
+                else:
+                    emit(self.trainer, self, "on_step_skipped", minibatch)
+        self._log_update(totals(sums, self.device), totals(first, self.device))
 
     def policy_losses(self, policy: nn.Module, episodes: Episodes) -> Tensor:
         """[n] PPO loss of each episode, before its weight; what the influence filter scores."""
         return self.objective.losses(policy, episodes)
 
-    def _loss(self, episodes: Episodes, sums: dict[str, float]) -> Tensor:
+    def loss(self, episodes: Episodes, sums: dict[str, float]) -> Tensor:
         """Sum of the episodes' policy and value losses; their means are added up in ``sums`` for the curves."""
         ppo, mask = self.ppo, episodes.response_mask
         policy, logprobs = self.objective.terms(self.model.policy, episodes)
@@ -177,19 +186,24 @@ class PPOModule(L.LightningModule):
             sums["tokens"] += int(episodes.lengths[counted].sum())
         return (episodes.weights * policy).sum() + ppo.value_coef * value[counted].sum()
 
-    def _minibatches(self, episodes: Episodes) -> list[Episodes]:
-        """This rank's minibatches, filled up with weightless ones where another rank has more."""
-        minibatches = episodes.minibatches(self.ppo.minibatch_size) if len(episodes) else []
-        missing = largest(len(minibatches), self.device) - len(minibatches)
-        if missing:
-            one = (minibatches or episodes.dropped)[-1].rows(torch.tensor([0]))
-            minibatches += [one.reweight(torch.zeros_like(one.weights))] * missing
-        return minibatches
-
     def _size(self, minibatch: Episodes) -> Tensor:
         """What the minibatch's sum of losses is divided by: its episodes, or their tokens, over all ranks."""
         share = torch.ones_like(minibatch.lengths) if self.ppo.reduction == "mean" else minibatch.lengths
         return total(share[minibatch.weights > 0].sum()).clamp(min=1)
+
+    def _clip(self) -> bool:
+        """Clip the gradients of policy and value, each to the norm that is allowed; whether both are finite."""
+        groups = self.model.parameter_groups().values()
+        norms = [nn.utils.clip_grad_norm_(parameters, self.ppo.max_grad_norm) for parameters in groups]
+        return all(bool(norm.isfinite()) for norm in norms)
+
+    def _log_update(self, sums: dict[str, float], first: dict[str, float]) -> None:
+        """The curves of the update, from sums over its episodes and over those of its first step, on all ranks."""
+        seen = max(1.0, sums.pop("episodes", 0.0))
+        self.log("ppo/update_tokens", sums.pop("tokens", 0.0))
+        self.log_dict({f"ppo/{name}": value / seen for name, value in sums.items()})
+        if first:  # the policy has not moved yet: what it differs by from the one that sampled is a mistake
+            self.log("ppo/mismatch", first["policy_step"] / max(1.0, first["episodes"]))
 
     # ---------------------------------------------------------------- validation and test
 
@@ -223,12 +237,15 @@ class PPOModule(L.LightningModule):
     def validation_direction(self) -> ValidationDirection:
         """The direction of I-PPO: the gradient of the mean SFT loss on the data module's gold solutions."""
         gold = encode_demonstrations(self.tokenizer, self.trainer.datamodule.gold, self._context, "gold")  # type: ignore[attr-defined]
-        return ValidationDirection(gold.to(self.device).chunks(self.ppo.micro_batch_size), demonstration_loss)
+        share = gold.rows(torch.arange(rank(), len(gold), world_size()))
+        return ValidationDirection(share.to(self.device).chunks(self.ppo.micro_batch_size), demonstration_loss)
 
     def validation_rollout(self) -> list[Episodes]:
-        """Fresh episodes on the gold problems, as many of them as an iteration has prompts."""
+        """Fresh episodes on the gold problems, as many of them as an iteration has prompts, each rank its share."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         rows = list(data.gold)[: data.options.prompts_per_iteration]
+        require(len(rows) >= world_size(), "task.gold", len(rows), f"give each of the {world_size()} ranks a problem")
+        rows = rows[rank() :: world_size()]
         return self.roll_out(columns(rows)).chunks(self.ppo.micro_batch_size)
 
     def stop(self, reason: str) -> None:
@@ -238,6 +255,10 @@ class PPOModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self.stopping_reason_message = None
+        precision = self.trainer.precision
+        remedy = "its loss scaler would have to see gradients before they are clipped and checked: use bf16-mixed"
+        require(precision != "16-mixed", "trainer.precision", precision, remedy)
+        part_seeds()  # each rank draws its own responses
         if data := getattr(self.trainer, "datamodule", None):
             require_fit(self.tokenizer, data.task, self._context, self.sampling.max_new_tokens)
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,9 @@ def warm_start(
     if options.steps == 0:
         return policy, False
     folder = kept_at(policy, tokenizer, rows, options, seed, cache)
+    others = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) > 0
+    while others and not folder.is_dir():  # the machine's first rank trains, its others wait
+        time.sleep(0.5)
     if folder.is_dir():
         return type(policy).from_pretrained(folder, dtype=policy.dtype), True
     demonstrations = encode_demonstrations(tokenizer, rows, policy.config.max_position_embeddings, "train")

@@ -24,6 +24,7 @@ def test_rollout_curves_by_hand() -> None:
         "reward/mean": 2.0,
         "reward/unfinished": pytest.approx(0.4),
         "reward/length": pytest.approx(8 / 5),
+        "reward/zero_variance": pytest.approx(1 / 3),  # of the prompts with rewards 0, 1; 2, 3; 4 the last
         "ppo/kl": pytest.approx((-1.0 - 3.0) / 8),
         "ppo/entropy": pytest.approx(2.0),
         "ppo/explained_variance": pytest.approx(1 - 0.25 / 1.0),

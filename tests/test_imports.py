@@ -90,6 +90,13 @@ class TestLayers:
     def test_rewards_are_pure_functions_of_texts(self) -> None:
         assert within(imported_by("rewards"), "torch", "math_verify", "ippo.errors")
 
+    def test_guards_are_pure_checks(self) -> None:
+        assert within(imported_by("guards.py"), "torch", "ippo.errors", "ippo.episodes")
+
+    def test_files_and_ranks_know_no_room(self) -> None:
+        assert not imported_by("files.py")
+        assert within(imported_by("ranks.py"), "torch", "numpy")
+
     @pytest.mark.parametrize("room", ["episodes.py", "sequences.py", "generation.py", "metrics.py", "models", "data"])
     def test_no_lower_room_knows_the_module_or_its_callbacks(self, room: str) -> None:
         above = ("ippo.module", "ippo.callbacks", "ippo.recipes", "ippo.warm_start")

@@ -1,18 +1,24 @@
 """Lightning callbacks: everything that is added to plain PPO."""
 
+from ippo.callbacks.adaptive_kl import AdaptiveKL
 from ippo.callbacks.answer_logger import AnswerLogger
 from ippo.callbacks.checkpoint import IterationCheckpoint
 from ippo.callbacks.episode_logger import EpisodeLogger
+from ippo.callbacks.graceful_stop import GracefulStop
 from ippo.callbacks.influence_filter import InfluenceFilterCallback
+from ippo.callbacks.numeric_guard import NumericGuard
 from ippo.callbacks.progress import RolloutProgress, WarmStartProgress
 from ippo.callbacks.reproducible_state import ReproducibleState
 from ippo.callbacks.run_record import RunRecord
 
 __all__ = [
+    "AdaptiveKL",
     "AnswerLogger",
     "EpisodeLogger",
+    "GracefulStop",
     "InfluenceFilterCallback",
     "IterationCheckpoint",
+    "NumericGuard",
     "ReproducibleState",
     "RolloutProgress",
     "RunRecord",

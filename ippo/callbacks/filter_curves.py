@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from ippo.episodes import Episodes
 from ippo.influence import Verdict
-from ippo.rewards import ChainClass
+from ippo.ranks import gather_texts
 
 
 class FilterCurves:
@@ -30,22 +30,22 @@ class FilterCurves:
         self._sums: dict[str, float] = defaultdict(float)
         self._verdicts = 0
 
-    def rollout(self, module: L.LightningModule, verdict: Verdict, own: slice, episodes: Any, number: int) -> None:
+    def rollout(self, module: L.LightningModule, verdict: Verdict, episodes: Any, number: int) -> None:
         """Log a verdict on a rollout buffer.
 
         Args:
             module: the module that trains.
             verdict: on the episodes of all ranks.
-            own: where this rank's are among them.
-            episodes: what was judged; :class:`ippo.Episodes` also tell their classes.
+            episodes: what was judged on this rank; :class:`ippo.Episodes` also tell their classes.
             number: of the iteration.
         """
         shares = _of_verdict(verdict)
         module.log(f"{self.name}/kept_fraction", shares.pop("kept_fraction"), prog_bar=True)
         module.log_dict({f"{self.name}/{curve}": share for curve, share in shares.items()})
         if isinstance(episodes, Episodes):
-            classes = kept_by_class(episodes.notes.get("chain", ()), verdict.kept[own].tolist())
-            module.log_dict({f"{self.name}/{curve}": share for curve, share in classes.items()}, sync_dist=True)
+            chains = gather_texts(episodes.notes.get("chain", ()), verdict.kept.device)
+            classes = kept_by_class(chains, verdict.kept.tolist())
+            module.log_dict({f"{self.name}/{curve}": share for curve, share in classes.items()})
         if number % max(1, module.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
             self._histogram(module, verdict, number)
 
@@ -79,7 +79,7 @@ class FilterCurves:
                 logger.experiment.add_histogram(f"{self.name}/scores", finite, number)
 
 
-def kept_by_class(chains: Sequence[ChainClass], kept: Sequence[bool]) -> dict[str, float]:
+def kept_by_class(chains: Sequence[str], kept: Sequence[bool]) -> dict[str, float]:
     """Share that survives among right answers by faithful chains, right answers by unfaithful ones, and wrong answers;
     chains that could not be checked are a group of their own, where there are any.
 

@@ -208,7 +208,7 @@ class InfluenceFilterCallback(L.Callback):
         with self._timed(pl_module):
             buffer, scores = self._score_buffer(pl_module, buffer)
             verdict, own = judge_together(scores, episodes, self.keep, self.weight)
-        self._curves.rollout(pl_module, verdict, own, episodes, self.batches - 1)
+        self._curves.rollout(pl_module, verdict, episodes, self.batches - 1)
         self._conclude(trainer, verdict, own, episodes)
         mine = verdict.part(own)
         if isinstance(buffer, Episodes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
 import torch
@@ -45,7 +46,7 @@ class PromptOptions:
 
     Args:
         prompts_per_iteration: prompts in one iteration, over all ranks.
-        evaluation_batch_size: prompts in one validation or test batch.
+        evaluation_batch_size: prompts in one validation or test batch, on each rank.
     """
 
     prompts_per_iteration: int = 64
@@ -65,7 +66,7 @@ class PromptDataModule(L.LightningDataModule):
         seed: order of the prompts.
 
     Raises:
-        UsageError: at the start of training, if the prompts do not divide among the ranks.
+        UsageError: at the start, if prompts do not divide among the ranks, or a split has fewer than there are ranks.
     """
 
     def __init__(self, task: Task, options: PromptOptions = PromptOptions(), seed: int = 0) -> None:
@@ -78,19 +79,36 @@ class PromptDataModule(L.LightningDataModule):
         return self.task.gold
 
     def train_dataloader(self) -> DataLoader[Columns]:
-        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        ranks, rank = self._ranks
         size = self.options.prompts_per_iteration
         require(size % ranks == 0, "data.prompts_per_iteration", size, f"use a multiple of the {ranks} ranks")
         sampler = IterationSampler(self.task.train, size, self.seed, ranks, rank)  # type: ignore[arg-type]
-        return self._loader(self.task.train, size // ranks, sampler)
+        # A generator of its own keeps the loader from drawing on the global one, which would shift a resumed run.
+        own = torch.Generator()
+        return DataLoader(self.task.train, size // ranks, sampler=sampler, collate_fn=columns, generator=own)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader[Columns]:
-        return self._loader(self.task.validation, self.options.evaluation_batch_size)
+        return self._evaluation_loader("validation")
 
     def test_dataloader(self) -> DataLoader[Columns]:
-        return self._loader(self.task.test, self.options.evaluation_batch_size)
+        return self._evaluation_loader("test")
 
-    def _loader(self, rows: Rows, size: int, sampler: IterationSampler | None = None) -> DataLoader[Columns]:
-        """A generator of its own keeps the loader from drawing on the global one, which would shift a resumed run."""
-        own = torch.Generator()
-        return DataLoader(rows, size, sampler=sampler, collate_fn=columns, generator=own)  # type: ignore[arg-type]
+    def _evaluation_loader(self, split: str) -> DataLoader[Columns]:
+        """Every problem once, on one rank or another; every rank takes as many batches as the others.
+
+        The last batch of a rank that has a problem more than others may exceed the batch size by it.
+        """
+        rows, size, (ranks, rank) = getattr(self.task, split), self.options.evaluation_batch_size, self._ranks
+        require(len(rows) >= ranks, f"task.{split}", len(rows), f"give each of the {ranks} ranks a problem")
+        share, starts = rows[rank::ranks], range(0, len(rows) // ranks, size)
+        batches = [share[start : start + size] for start in starts[:-1]] + [share[starts[-1] :]]
+        listed: Any = batches
+        all_mine: Any = DistributedSampler(
+            listed, num_replicas=1, rank=0, shuffle=False
+        )  # or Lightning parts them once more
+        return DataLoader(listed, None, sampler=all_mine, collate_fn=columns, generator=torch.Generator())
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        """How many ranks there are, and which is this one."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

@@ -5,7 +5,7 @@ Axes are ``n`` episodes, ``t`` response tokens, ``v`` vocabulary; how they lie: 
 
 from ippo.functional.accuracy import majority_vote, pass_at_k
 from ippo.functional.advantages import gae, group_relative, rloo, token_rewards, whiten
-from ippo.functional.divergence import KLEstimator, kl
+from ippo.functional.divergence import KLEstimator, adapted_kl_coef, kl
 from ippo.functional.logprobs import token_entropy, token_logprobs
 from ippo.functional.losses import (
     Reduction,
@@ -29,6 +29,7 @@ from ippo.functional.weights import effective_sample_size, largest_temper, propo
 __all__ = [
     "KLEstimator",
     "Reduction",
+    "adapted_kl_coef",
     "aggregate",
     "clip_fraction",
     "effective_sample_size",

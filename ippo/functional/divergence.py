@@ -52,3 +52,31 @@ def kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator = "k1") ->
     if estimator == "k3":
         return torch.expm1(-log_ratio) + log_ratio  # exp(x) - 1 loses its digits near 0
     raise ValueError(f'estimator must be "k1", "k2" or "k3", got {estimator!r}')
+
+
+def adapted_kl_coef(kl_coef: float, kl: float, target: float, rate: float = 0.1) -> float:
+    r"""The next price of divergence: higher where the divergence was above its target, lower where it was below.
+
+    .. math:: e = \mathrm{clip}\left(\frac{\mathrm{KL} - \mathrm{target}}{\mathrm{target}}, -0.2, 0.2\right), \qquad
+        \beta' = \beta (1 + K_\beta e)
+
+    Args:
+        kl_coef: the present price beta, in units of reward a nat.
+        kl: the divergence that was measured, in nats.
+        target: the one that is wanted, above 0, in nats.
+        rate: K_beta.
+
+    Returns:
+        The price of the next iteration, above 0 if this one is.
+
+    Source:
+        Ziegler et al. 2019 (arXiv 1909.08593), section 2.2.
+
+    Example:
+        >>> adapted_kl_coef(0.5, kl=0.11, target=0.1)  # 10 % above: 0.5 * (1 + 0.1 * 0.1)
+        0.505
+        >>> adapted_kl_coef(0.5, kl=9.0, target=0.1), adapted_kl_coef(0.5, kl=-1.0, target=0.1)  # clipped to 20 %
+        (0.51, 0.49)
+    """
+    error = min(max((kl - target) / target, -0.2), 0.2)
+    return kl_coef * (1 + rate * error)

@@ -75,7 +75,9 @@ class ExactScorer(Scorer):
             one_batch = self._pick if self.backend == "auto" else _BACKENDS[self.backend]
             if leaves_one_out(direction):
                 both = [self._with_norms(module, losses, batch, along) for batch in batches]
-                return leave_one_out(*map(torch.cat, zip(*both, strict=True))) if both else torch.empty(0)
+                nothing = torch.empty(0, device=next(module.parameters()).device)
+                both = both or [(nothing, nothing)]  # another rank may hold all the episodes, and waits for this one
+                return leave_one_out(*map(torch.cat, zip(*both, strict=True)))
             scores = [one_batch(module, losses, batch, along).detach().float() for batch in batches]
         return torch.cat(scores) if scores else torch.empty(0)
 

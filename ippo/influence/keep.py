@@ -20,6 +20,7 @@ from ippo.functional import (
     keep_right_or_positive,
     keep_top,
 )
+from ippo.ranks import from_first
 
 
 class KeepRule(ABC):
@@ -159,7 +160,7 @@ class RightOrPositive(KeepRule):
 class RandomMatched(KeepRule):
     """The control: keep as many as another rule keeps, drawn at random, so that fewer episodes explain nothing.
 
-    Draws from torch's global generator.
+    Draws from torch's global generator; of several ranks, all take the first one's draw.
 
     Args:
         rule: the rule whose number is matched; :class:`PositiveScore` by default.
@@ -185,6 +186,6 @@ class RandomMatched(KeepRule):
         kept = torch.zeros_like(wanted)
         for value in classes.unique():
             members = (classes == value).nonzero().flatten()
-            order = torch.randperm(len(members)).to(members.device)
+            order = from_first(torch.randperm(len(members)).to(members.device))
             kept[members[order[: int(wanted[members].sum())]]] = True
         return kept

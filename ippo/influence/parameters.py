@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Union
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ippo.errors import UsageError, require
 from ippo.modes import evaluation_mode
@@ -21,13 +22,21 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that require a gradient, by name; a tied one appears once.
 
     Raises:
-        UsageError: if there is none.
+        UsageError: if there is none, or ranks hold parts of one.
     """
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    parted = next((name for name, parameter in parameters.items() if _is_sharded(parameter)), None)
+    remedy = "a score takes whole gradients: train with strategy=ddp, or without the filter where that does not fit"
+    require(parted is None, "module", f"with sharded {parted}", remedy)
     require(
         bool(parameters), "module", type(module).__name__, "it has no trainable parameter: call requires_grad_(True)"
     )
     return parameters
+
+
+def _is_sharded(parameter: Tensor) -> bool:
+    """Whether FSDP, of either generation, or tensor parallelism has spread it over the ranks."""
+    return isinstance(parameter, DTensor) or getattr(parameter, "_fsdp_flattened", False)
 
 
 def choose(module: nn.Module, subset: Subset) -> set[str]:

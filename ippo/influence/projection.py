@@ -83,10 +83,8 @@ class RandomProjectionScorer(Scorer):
             along = resolve(direction, module, Buffer(losses, batches))
             reference = self._maps(module).flat({name: tensor.unsqueeze(0) for name, tensor in along.items()})[0]
         rows = self.sketches(module, losses, batches).rows
-        if not len(rows):
-            return torch.empty(0)
-        scores = rows @ reference
-        return leave_one_out(scores, rows.square().sum(1)) if leaves_one_out(direction) else scores
+        scores = rows @ reference if len(rows) else reference[:0]  # another rank may hold all the episodes
+        return leave_one_out(scores, rows.square().sum(1).to(scores)) if leaves_one_out(direction) else scores
 
     def sketches(self, module: nn.Module, losses: Losses, batches: Iterable[Any]) -> Sketches:
         """The sketch of every episode's gradient, from one forward and one backward for activations.

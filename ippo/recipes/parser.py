@@ -11,7 +11,7 @@ import lightning as L
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ippo.callbacks import InfluenceFilterCallback
+from ippo.callbacks import InfluenceFilterCallback, NumericGuard
 from ippo.data import EmbeddedOptions, SplitOptions
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
@@ -67,6 +67,7 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
         ("sampling", Sampling),
         ("evaluation", EvaluationOptions),
         ("sft", SFTOptions),
+        ("guard", NumericGuard),
         ("embedded", EmbeddedOptions),
         ("tiny", TinyOptions),
     ):

@@ -10,14 +10,23 @@ from dataclasses import dataclass
 import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ippo.callbacks import EpisodeLogger, IterationCheckpoint, ReproducibleState, RolloutProgress, RunRecord
+from ippo.callbacks import (
+    EpisodeLogger,
+    GracefulStop,
+    IterationCheckpoint,
+    ReproducibleState,
+    RolloutProgress,
+    RunRecord,
+)
 from ippo.data import Task
 from ippo.data.demonstrations import fitting, require_fit
 from ippo.data.prompts import PromptDataModule
 from ippo.errors import UsageError, require
+from ippo.files import StorageError, whole
 from ippo.models import ActorCritic, SeparateModels
 from ippo.models.loading import load_policy
 from ippo.module import PPOModule
@@ -50,7 +59,11 @@ class Recipe:
     policy: str
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
-        """Train, or with the word ``evaluate`` first only judge; returns the exit code, 2 for a wrong argument."""
+        """Train, or with the word ``evaluate`` first only judge.
+
+        Returns:
+            The exit code: 0, 2 for a wrong argument, or 1 where a file could not be written.
+        """
         arguments = list(sys.argv[1:] if arguments is None else arguments)
         try:
             if arguments[:1] == ["evaluate"]:
@@ -59,9 +72,9 @@ class Recipe:
                 evaluate(self, arguments[1:])
             else:
                 self._train(arguments)
-        except UsageError as error:
+        except (UsageError, StorageError) as error:
             print(f"error: {error}", file=sys.stderr)
-            return 2
+            return 2 if isinstance(error, UsageError) else 1
         return 0
 
     def _train(self, arguments: Sequence[str]) -> None:
@@ -72,13 +85,16 @@ class Recipe:
         if options.resume:  # what the run was started with holds, unless it is given anew
             parser.default_config_files = [*parser.default_config_files, str(run.config)]
             config, options = parse(parser, arguments)
-        parser.save(config, run.config, overwrite=True)
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            with whole(run.config) as unfinished:
+                parser.save(config, str(unfinished), overwrite=True)
         train(options, run, self.tasks)
 
 
 def train(options: Namespace, run: RunDirectory, tasks: Sequence[str]) -> None:
     """The whole run, from the task to the table."""
     quiet()
+    console.quiet = rank_zero_only.rank != 0  # type: ignore[attr-defined]
     seed = options.seed_everything
     L.seed_everything(seed, verbose=False)
     require(options.layout == "separate", "layout", options.layout, "use separate")
@@ -98,7 +114,7 @@ def train(options: Namespace, run: RunDirectory, tasks: Sequence[str]) -> None:
     data = PromptDataModule(task, options.data, seed)
     record = RunRecord()
     influence_filter = build_filter(options.filter)
-    trainer = build_trainer(options.trainer, run, [influence_filter, EpisodeLogger(), record])
+    trainer = build_trainer(options.trainer, run, [influence_filter, options.guard, EpisodeLogger(), record])
     before = trainer.test(module, data, verbose=False)[0]
     trainer.fit(module, data, ckpt_path=run.newest_checkpoint() if options.resume else None)
     after = trainer.test(module, data, verbose=False)[0]
@@ -108,9 +124,10 @@ def train(options: Namespace, run: RunDirectory, tasks: Sequence[str]) -> None:
     stopped_by = next(filter(None, reasons), "max_epochs")
     sft, trained = (scores(tested, options.evaluation.samples, len(task.test)) for tested in (before, after))
     summary = summarise(sft, trained, record.iterations, stopped_by, seed)
-    run.write_summary(summary)
-    print_report(summary, seconds, console)
-    console.print(f"Curves: tensorboard --logdir {run.path}")
+    if trainer.is_global_zero:
+        run.write_summary(summary)
+        print_report(summary, seconds, console)
+        console.print(f"Curves: tensorboard --logdir {run.path}")
 
 
 def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedModel, PreTrainedTokenizerBase]:
@@ -157,7 +174,7 @@ def build_trainer(options: Namespace, run: RunDirectory, callbacks: Sequence[L.C
     arguments["default_root_dir"] = str(run.path)
     if arguments["logger"] is None:
         arguments["logger"] = TensorBoardLogger(run.path, name="", version="ppo")
-    own = [*callbacks, ReproducibleState()]
+    own = [*callbacks, GracefulStop(), ReproducibleState()]
     if options.enable_progress_bar is not False:
         own.append(RolloutProgress())
     if options.enable_checkpointing is not False:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
+from ippo.callbacks.checkpoint import is_whole
 from ippo.errors import UsageError, require
+from ippo.files import whole
+
+_OF_FIRST_RANK = "IPPO_RUN_DIRECTORY"  # Lightning starts the other ranks from the first, with its environment
 
 
 class RunDirectory:
@@ -24,7 +29,10 @@ class RunDirectory:
 
     def __init__(self, root: str | Path | None, recipe: str, resume: bool = False) -> None:
         require(root is not None or not resume, "resume", True, "say which run: --trainer.default_root_dir DIRECTORY")
-        self.path = Path(root) if root is not None else Path("runs") / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+        fresh = Path("runs") / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+        first = os.environ.get(_OF_FIRST_RANK) if "LOCAL_RANK" in os.environ else None  # all ranks share one directory
+        self.path = Path(root or first or fresh)
+        os.environ[_OF_FIRST_RANK] = str(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / ".writable").touch()
@@ -33,7 +41,7 @@ class RunDirectory:
             raise UsageError(
                 "trainer.default_root_dir", str(self.path), f"it cannot be written ({error.strerror})"
             ) from error
-        taken = self.newest_checkpoint() is not None or self.summary.exists()
+        taken = any(self.checkpoints.glob("*.ckpt")) or self.summary.exists()
         another = "it holds another run: add --resume to go on with it, or name another directory"
         require(resume or not taken, "trainer.default_root_dir", str(self.path), another)
         require(
@@ -59,12 +67,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def newest_checkpoint(self) -> Path | None:
-        """The checkpoint to resume from, or None."""
-        found = sorted(self.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-        return found[-1] if found else None
+        """The checkpoint to resume from, the newest that is whole, or None."""
+        found = sorted(self.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+        return next(filter(is_whole, found), None)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``, whole or not at all."""
-        unfinished = self.summary.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(summary, indent=2) + "\n")
-        unfinished.replace(self.summary)
+        with whole(self.summary) as unfinished:
+            unfinished.write_text(json.dumps(summary, indent=2) + "\n")

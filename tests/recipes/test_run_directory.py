@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from ippo.errors import UsageError
 from ippo.recipes.run_directory import RunDirectory
@@ -28,10 +29,34 @@ def test_finds_the_newest_checkpoint_by_time(tmp_path: Path) -> None:
     assert run.newest_checkpoint() is None
     run.checkpoints.mkdir()
     for age, name in enumerate(("a", "c", "b")):
-        (run.checkpoints / f"{name}.ckpt").touch()
+        torch.save({"epoch": age}, run.checkpoints / f"{name}.ckpt")
         os.utime(run.checkpoints / f"{name}.ckpt", (1000 - age, 1000 - age))
     (run.checkpoints / "z.txt").touch()
+    (run.checkpoints / "z.ckpt.unfinished").touch()
     assert run.newest_checkpoint() == run.checkpoints / "a.ckpt"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_passes_over_a_checkpoint_that_is_torn(tmp_path: Path, share: float) -> None:
+    run = RunDirectory(tmp_path, "math")
+    run.checkpoints.mkdir()
+    for age, name in enumerate(("new", "old")):
+        path = run.checkpoints / f"{name}.ckpt"
+        torch.save({"weights": torch.zeros(1000)}, path)
+        os.utime(path, (1000 - age, 1000 - age))
+    content = (run.checkpoints / "new.ckpt").read_bytes()
+    (run.checkpoints / "new.ckpt").write_bytes(content[: int(share * len(content))])
+    os.utime(run.checkpoints / "new.ckpt", (1000, 1000))
+    with pytest.warns(UserWarning, match=r"new.ckpt is not a whole checkpoint \(.*\): it is passed over"):
+        assert run.newest_checkpoint() == run.checkpoints / "old.ckpt"
+
+
+def test_the_first_rank_names_the_directory_for_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = RunDirectory(None, "math")
+    monkeypatch.setattr("time.strftime", lambda _: "a second later")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert RunDirectory(None, "math").path == first.path
 
 
 @pytest.mark.parametrize("name", ["summary.json", "checkpoints/iteration-00001.ckpt"])
@@ -45,7 +70,7 @@ def test_refuses_a_directory_that_holds_a_run(tmp_path: Path, name: str) -> None
 def test_takes_a_directory_that_holds_a_run_if_it_is_to_be_resumed(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "config.yaml").touch()
-    (tmp_path / "checkpoints" / "one.ckpt").touch()
+    torch.save({}, tmp_path / "checkpoints" / "one.ckpt")
     run = RunDirectory(tmp_path, "math", resume=True)
     assert run.newest_checkpoint() == tmp_path / "checkpoints" / "one.ckpt"
 

@@ -1,0 +1,263 @@
+"""What two ranks learn is what one would."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from launch import DDP, RANKS, on_ranks
+from parts import MakeModule, MakeTrainer, Recorder, state
+from torch import Tensor
+
+from ippo import Episodes, PromptDataModule
+from ippo.callbacks import InfluenceFilterCallback, NumericGuard, ReproducibleState
+from ippo.data import Task
+from ippo.data.prompts import IterationSampler, PromptOptions
+from ippo.generation import HFGenerate, Sampling
+from ippo.influence import (
+    AdamPreconditioned,
+    BufferDirection,
+    ExactScorer,
+    MaxVariance,
+    Proportional,
+    RandomMatched,
+    RandomProjectionScorer,
+    ReturnDirection,
+    Scorer,
+    TopFraction,
+    TracInScorer,
+    Uniform,
+)
+from ippo.rewards import CHAIN_CLASSES
+from ippo.sequences import Sequences, pad_left
+
+Train = Callable[..., dict[str, Any]]
+
+PROMPTS, SAMPLES, ITERATIONS = 10, 2, 3
+OPTIONS = {"samples_per_prompt": SAMPLES, "inner_epochs": 2, "minibatch_size": 99, "micro_batch_size": 3}
+
+
+class ByPrompt(HFGenerate):
+    """Answers that depend on the prompt alone, whichever rank is asked."""
+
+    def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Sequences:
+        ids, mask = pad_left(self.tokenizer(list(prompts))["input_ids"], self.tokenizer.pad_token_id)
+        seen: Counter[str] = Counter()
+        rows = []
+        for prompt in prompts:
+            seen[prompt] += 1
+            generator = torch.Generator().manual_seed(zlib.crc32(prompt.encode()) + seen[prompt])
+            length = int(torch.randint(2, 9, (), generator=generator))
+            words = torch.randint(5, len(self.tokenizer), (length,), generator=generator).tolist()
+            rows.append([*words, self.tokenizer.eos_token_id])
+        width = max(map(len, rows))
+        response = torch.tensor([row + [self.tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+        return Sequences(ids, mask, response, torch.tensor([[i < len(row) for i in range(width)] for row in rows]))
+
+
+def places(task: Task) -> dict[str, int]:
+    """Where in its iteration each prompt is; the even ones are rank 0's."""
+    found: dict[str, int] = {}
+    sampler = IterationSampler(task.train, PROMPTS, seed=0, num_replicas=1, rank=0)  # type: ignore[arg-type]
+    for iteration in range(ITERATIONS):
+        sampler.set_epoch(iteration)
+        found.update({task.train[row]["prompt"]: place for place, row in enumerate(sampler)})
+    return found
+
+
+class ByPlace(Scorer):
+    """Scores by decree: +1 for the first few episodes of each rank's share, -1 for the rest."""
+
+    def __init__(self, task: Task, kept: Sequence[int]) -> None:
+        self.kept, self.places = kept, places(task)
+
+    def score(self, module: Any, losses: Any, batches: Any, direction: Any) -> Tensor:
+        seen: Counter[str] = Counter()
+        scores = []
+        for prompt in (prompt for batch in batches for prompt in batch.prompts):
+            rank, turn = self.places[prompt] % RANKS, self.places[prompt] // RANKS * SAMPLES + seen[prompt]
+            seen[prompt] += 1
+            scores.append(1.0 if turn < self.kept[rank] else -1.0)
+        return torch.tensor(scores)
+
+
+def classes(prompts: Sequence[str], completions: Sequence[str], **_: object) -> dict[str, list[Any]]:
+    """A truth that depends on the text alone and finds all classes."""
+    kinds = [CHAIN_CLASSES[zlib.crc32(text.encode()) % len(CHAIN_CLASSES)] for text in completions]
+    return {"answer": list(completions), "correct": [kind != "wrong" for kind in kinds], "chain": kinds}
+
+
+@pytest.fixture
+def train(task: Task, tokenizer: Any, make_module: MakeModule, make_trainer: MakeTrainer) -> Train:
+    """Three iterations on the same episodes, on one rank or on two; what came of them."""
+
+    def fit(
+        ranks: int, *callbacks: L.Callback, judge: bool = False, iterations: int = ITERATIONS, **options: Any
+    ) -> dict[str, Any]:
+        torch.manual_seed(0)
+        module, recorder = make_module(engine=ByPrompt(tokenizer), **{**OPTIONS, **options}), Recorder()
+        module.check = classes
+        data = PromptDataModule(task, PromptOptions(PROMPTS, evaluation_batch_size=2))
+        trainer = make_trainer(
+            *callbacks,
+            recorder,
+            max_epochs=iterations,
+            limit_val_batches=None if judge else 0,
+            **(DDP if ranks > 1 else {}),
+        )
+        before = trainer.test(module, data, verbose=False)[0] if judge else {}
+        trainer.fit(module, data)
+        timed = ("time/rollout", "time/score", "time/update", "influence/cost")
+        curves = [{name: value for name, value in one.items() if name not in timed} for one in recorder.curves]
+        scores = {}
+        for table in (episodes.records() for episodes in recorder.episodes):
+            for prompt, response, score in zip(
+                table["prompt"], table["response"], table.get("score", table["reward"]), strict=True
+            ):
+                scores[prompt + response] = score
+        return {
+            "weights": state(module.model),
+            "test": before,
+            "curves": curves,
+            "scores": scores,
+            "stopped_by": [getattr(one, "stopping_reason_message", None) for one in (*callbacks, module)],
+        }
+
+    return fit
+
+
+def both(train: Train, folder: Path, *makers: Callable[[], L.Callback], **options: Any) -> Iterator[tuple[Any, Any]]:
+    """What one rank finds, and what each of two finds, for each callback in turn."""
+    pairs = on_ranks(lambda rank: [train(RANKS, make(), **options) for make in makers], folder)
+    for place, make in enumerate(makers):
+        one = train(1, make(), **options)
+        yield from ((one, rank[place]) for rank in pairs)
+
+
+def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest difference of a parameter tensor, relative to its norm."""
+    return max(float((found[name] - value).norm() / value.norm().clamp(min=1e-3)) for name, value in expected.items())
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 1e-5) -> None:
+    assert distance(found["weights"], expected["weights"]) < tolerance
+    assert found["test"] == pytest.approx(expected["test"])
+    assert found["stopped_by"] == expected["stopped_by"]
+    assert len(found["curves"]) == len(expected["curves"])
+    for mine, theirs in zip(found["curves"], expected["curves"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    known = {text: score for text, score in expected["scores"].items() if score is not None}
+    for text, score in found["scores"].items():  # of this rank's own episodes; one that is not finite has none
+        assert score == pytest.approx(expected["scores"][text], abs=1e-4 * max(map(abs, known.values())))
+
+
+@pytest.mark.parametrize("kept", [(10, 10), (10, 0), (7, 3)], ids=["all", "100/0", "70/30"])
+def test_two_ranks_end_where_one_does(
+    tmp_path: Path, task: Task, train: Train, make_module: MakeModule, kept: tuple[int, int]
+) -> None:
+    def make() -> L.Callback:
+        return InfluenceFilterCallback(ByPlace(task, kept), weight=Uniform(), min_survival=0.0)
+
+    for one, rank in both(train, tmp_path, make, judge=True):
+        assert_same(rank, one, tolerance=1e-6)
+        assert distance(state(make_module().model), one["weights"]) > 1e-2  # both have learned
+        assert [curves["influence/kept_fraction"] for curves in rank["curves"]] == [sum(kept) / 20] * ITERATIONS
+
+
+def test_scorers_directions_and_keep_rules_see_the_buffers_of_both_ranks(tmp_path: Path, train: Train) -> None:
+    free: dict[str, Any] = {"min_survival": 0.0}
+    adam = AdamPreconditioned(eps=1e-4)  # with less, a gradient that is rounding alone is blown up, by one rank or two
+    makers: list[Callable[[], L.Callback]] = [
+        lambda: InfluenceFilterCallback(weight=Proportional(), **free),
+        lambda: InfluenceFilterCallback(one_pass=False, keep=TopFraction(0.3), **free),
+        lambda: InfluenceFilterCallback(direction=BufferDirection(leave_one_out=True), keep=TopFraction(0.3), **free),
+        lambda: InfluenceFilterCallback(direction=ReturnDirection(), keep=TopFraction(0.5), **free),
+        lambda: InfluenceFilterCallback(direction=adam, keep=TopFraction(0.5), weight=Uniform(), **free),
+        lambda: InfluenceFilterCallback(TracInScorer(snapshots=2), keep=TopFraction(0.5), **free),
+        lambda: InfluenceFilterCallback(RandomProjectionScorer(rank=8), direction=BufferDirection(True), **free),
+        lambda: InfluenceFilterCallback(ExactScorer("jvp"), keep=MaxVariance(samples=2), weight=Uniform(), **free),
+    ]
+    gentle = {"learning_rate": 1e-4, "value_learning_rate": 1e-4, "inner_epochs": 1, "micro_batch_size": 8}
+    for one, rank in both(train, tmp_path, *makers, iterations=2, **gentle):
+        assert_same(rank, one)
+
+
+def test_a_random_draw_is_the_same_on_both_ranks(tmp_path: Path, train: Train) -> None:
+    ranks = on_ranks(
+        lambda rank: train(RANKS, InfluenceFilterCallback(keep=RandomMatched(TopFraction(0.5)), min_survival=0.0)),
+        tmp_path,
+    )
+    assert [curves["influence/kept_fraction"] for curves in ranks[0]["curves"]] == [0.5] * ITERATIONS
+    assert distance(ranks[0]["weights"], ranks[1]["weights"]) == 0.0
+    assert ranks[0]["curves"] == ranks[1]["curves"]
+
+
+def test_a_rank_without_a_single_usable_episode_keeps_in_step(tmp_path: Path, task: Task, train: Train) -> None:
+    place = places(task)
+
+    def reward(prompts: Sequence[str], completions: Sequence[str], **_: object) -> list[float]:
+        pairs = zip(prompts, completions, strict=True)
+        return [float("nan") if place[prompt] % 2 else float(len(text) % 2) for prompt, text in pairs]
+
+    def leave_one_out() -> L.Callback:
+        return InfluenceFilterCallback(direction=BufferDirection(leave_one_out=True), min_survival=0.0)
+
+    def projected() -> L.Callback:
+        return InfluenceFilterCallback(RandomProjectionScorer(8), direction=BufferDirection(True), min_survival=0.0)
+
+    for one, rank in both(train, tmp_path, InfluenceFilterCallback, leave_one_out, projected, reward=reward):
+        assert_same(rank, one)
+
+
+def test_the_survival_stop_is_one_decision(tmp_path: Path, task: Task, train: Train) -> None:
+    for one, rank in both(train, tmp_path, lambda: InfluenceFilterCallback(ByPlace(task, (5, 0)), min_survival=0.3)):
+        assert_same(rank, one)
+        assert len(rank["curves"]) == 2
+        assert rank["stopped_by"][0] == "below 30% of the episodes survived, 2 iterations in a row"
+
+
+def test_each_rank_draws_its_own_answers_and_a_resumed_run_draws_them_again(
+    tmp_path: Path, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, task: Task
+) -> None:
+    same = dataclasses.replace(task, train=[task.train[0]] * 4)  # both ranks answer one and the same prompt
+
+    def fit(iterations: int, checkpoint: Path | None = None) -> tuple[L.Trainer, dict[str, Any]]:
+        module, recorder = make_module(samples_per_prompt=2), Recorder()
+        trainer = make_trainer(ReproducibleState(), recorder, max_epochs=iterations, **DDP)
+        trainer.fit(module, PromptDataModule(same, data.options), ckpt_path=checkpoint)
+        return trainer, {"weights": state(module.model), "texts": [one.responses for one in recorder.episodes]}
+
+    def run(rank: int) -> list[dict[str, Any]]:
+        torch.manual_seed(0)
+        whole = fit(4)[1]
+        torch.manual_seed(0)
+        trainer, first = fit(2)
+        trainer.save_checkpoint(tmp_path / "two.ckpt")
+        torch.manual_seed(99)
+        return [whole, first, fit(4, tmp_path / "two.ckpt")[1]]
+
+    ranks = on_ranks(run, tmp_path)
+    assert ranks[0][0]["texts"] != ranks[1][0]["texts"]
+    for whole, first, rest in ranks:
+        assert first["texts"] + rest["texts"] == whole["texts"]
+        assert distance(rest["weights"], whole["weights"]) == 0.0
+
+
+def test_a_gradient_that_is_not_finite_on_one_rank_skips_the_step_on_both(tmp_path: Path, train: Train) -> None:
+    class Poison(L.Callback):
+        def on_rollout_end(self, trainer: L.Trainer, pl_module: Any, episodes: Episodes) -> None:
+            if trainer.current_epoch == 1 and trainer.global_rank == 1:
+                episodes.old_logprobs[0, 0] = -200.0  # a ratio that overflows, after all that checks for it
+
+    ranks = on_ranks(lambda rank: train(RANKS, Poison(), NumericGuard(), clip_high=1e38, clip_low=1.0), tmp_path)
+    for rank in ranks:
+        assert [curves["guard/skipped_steps"] for curves in rank["curves"]] == [0.0, 2.0, 0.0]
+        assert all(torch.isfinite(value).all() for value in rank["weights"].values())
+    assert distance(ranks[0]["weights"], ranks[1]["weights"]) == 0.0

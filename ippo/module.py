@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -137,7 +138,7 @@ class PPOModule(L.LightningModule):
             for minibatch in self._minibatches(episodes):
                 size = self._size(minibatch)
                 optimizer.zero_grad()  # type: ignore[union-attr]
-                for micro in minibatch.chunks(self.ppo.micro_batch_size):
+                for micro in minibatch.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens):
                     loss = self._loss(micro, sums) / size
                     self.manual_backward(loss * world_size())  # summed: Lightning averages gradients over the ranks
                 for parameters in self.model.parameter_groups().values():
@@ -199,7 +200,7 @@ class PPOModule(L.LightningModule):
     def _judge(self, stage: str, judge: Evaluation, batch: Columns) -> None:
         """Draw k answers a prompt and hold them against the truth."""
         columns = _repeat(batch, self.evaluation.samples)
-        sampling = Sampling(self.evaluation.temperature, self.sampling.max_new_tokens, self.evaluation.top_p)
+        sampling = replace(self.sampling, temperature=self.evaluation.temperature, top_p=self.evaluation.top_p)
         with isolate_rng():  # how often a run is judged must not change what it learns
             sequences = self.engine.generate(self.model.policy, columns["prompt"], sampling)
         texts = decode(self.tokenizer, sequences)
@@ -223,13 +224,14 @@ class PPOModule(L.LightningModule):
     def validation_direction(self) -> ValidationDirection:
         """The direction of I-PPO: the gradient of the mean SFT loss on the data module's gold solutions."""
         gold = encode_demonstrations(self.tokenizer, self.trainer.datamodule.gold, self._context, "gold")  # type: ignore[attr-defined]
-        return ValidationDirection(gold.to(self.device).chunks(self.ppo.micro_batch_size), demonstration_loss)
+        chunks = gold.to(self.device).chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
+        return ValidationDirection(chunks, demonstration_loss)
 
     def validation_rollout(self) -> list[Episodes]:
         """Fresh episodes on the gold problems, as many of them as an iteration has prompts."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         rows = list(data.gold)[: data.options.prompts_per_iteration]
-        return self.roll_out(columns(rows)).chunks(self.ppo.micro_batch_size)
+        return self.roll_out(columns(rows)).chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
 
     def stop(self, reason: str) -> None:
         """End training after this iteration, and say why."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ippo.models.responses import model_inputs, response_logprobs
+from ippo.models.responses import response_logprobs, states_before
 from ippo.sequences import Sequences
 
 Self = TypeVar("Self", bound="Layout")
@@ -59,12 +59,6 @@ class ValueModel(nn.Module):
     def forward(self, sequences: Sequences) -> Tensor:
         """[n, t] value of the state before each response token, in float32."""
         return self.head(states_before(self.trunk, sequences))
-
-
-def states_before(trunk: nn.Module, sequences: Sequences) -> Tensor:
-    """[n, t, hidden_size] hidden states of the trunk at the token before each response token."""
-    hidden: Tensor = trunk(**model_inputs(sequences)).last_hidden_state
-    return hidden[:, sequences.prompt_ids.shape[1] - 1 : -1]
 
 
 class Layout(nn.Module):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ippo.models.actor_critic import Layout, ValueHead, states_before
+from ippo.models.actor_critic import Layout, ValueHead
+from ippo.models.responses import states_before
 from ippo.sequences import Sequences
 
 

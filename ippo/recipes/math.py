@@ -14,11 +14,13 @@ from rich.console import Console
 from ippo.callbacks import EpisodeLogger, IterationCheckpoint, ReproducibleState, RolloutProgress, RunRecord
 from ippo.data.demonstrations import require_fit
 from ippo.data.prompts import PromptDataModule
-from ippo.errors import UsageError, require
-from ippo.models import SeparateModels
+from ippo.errors import UsageError
+from ippo.models import build_models
+from ippo.models.layouts import prepare
 from ippo.models.loading import load_policy
 from ippo.module import PPOModule
 from ippo.recipes.filters import build_filter
+from ippo.recipes.memory import longest_prompt, say_memory
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.report import print_report, scores, summarise
 from ippo.recipes.run_directory import RunDirectory
@@ -51,28 +53,35 @@ def train(options: Namespace, run: RunDirectory) -> None:
     quiet()
     seed = options.seed_everything
     L.seed_everything(seed, verbose=False)
-    require(options.layout == "separate", "layout", options.layout, "use separate")
     task = load_task(options.task, options.embedded)
     texts = [row["prompt"] + row["solution"] for row in task.train]
-    policy, tokenizer = load_policy(options.policy, texts, options.tiny, options.trust_remote_code)
+    policy, tokenizer = load_policy(
+        options.policy, texts, options.tiny, options.trust_remote_code, options.tokenizer
+    )
+    policy = prepare(policy, options.layout, options.models)
     require_fit(tokenizer, task, policy.config.max_position_embeddings, options.sampling.max_new_tokens)
     size = sum(parameter.numel() for parameter in policy.parameters())
     console.print(
         f"Task {task.name}: {len(task.train)} training problems, {len(task.gold)} gold solutions. {task.notice}"
     )
     console.print(f"Policy {options.policy}: {size:,} parameters. Run directory: {run.path}")
+    say_memory(options, policy, longest_prompt(tokenizer, task.train), console)
 
     start = time.perf_counter()
     logger = TensorBoardLogger(run.path, name="", version="sft")
     progress = options.trainer.enable_progress_bar is not False
     accelerator = options.trainer.accelerator
-    policy, cached = warm_start(policy, tokenizer, task.train, options.sft, seed, accelerator, logger, progress)
+    lora = options.lora if options.layout == "lora" else None
+    policy, cached = warm_start(
+        policy, tokenizer, task.train, options.sft, seed, accelerator, logger, progress, lora=lora
+    )
     seconds = time.perf_counter() - start
     console.print("Warm start: reused." if cached else f"Warm start: {options.sft.steps} steps in {seconds:.0f} s.")
 
     L.seed_everything(seed, verbose=False)  # from here on a reused warm start and a new one draw the same numbers
+    models = build_models(options.layout, policy, options.models, options.lora)
     module = PPOModule(
-        SeparateModels(policy), tokenizer, task.reward, task.check, options.ppo, options.sampling, options.evaluation
+        models, tokenizer, task.reward, task.check, options.ppo, options.sampling, options.evaluation
     )
     data = PromptDataModule(task, options.data, seed)
     record = RunRecord()

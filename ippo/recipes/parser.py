@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Union
+from typing import Optional, Union
 
 import lightning as L
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, Namespace
@@ -16,7 +16,7 @@ from ippo.data import EmbeddedOptions
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
 from ippo.generation import Sampling
-from ippo.models import TinyOptions
+from ippo.models import LayoutName, LoraOptions, ModelOptions, TinyOptions
 from ippo.options import EvaluationOptions, PPOOptions
 from ippo.recipes.filters import FilterName
 from ippo.sft import SFTOptions
@@ -40,8 +40,15 @@ def build_parser(program: str, description: str, preset: str) -> LightningArgume
     )
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of the run: weights, order, sampling.")
     parser.add_argument("--task", type=str, default="embedded", help="Which problems to learn.")
-    parser.add_argument("--policy", type=str, default="tiny", help="tiny, a local directory, or a hub id.")
-    parser.add_argument("--layout", type=str, default="separate", help="How policy, value and reference share memory.")
+    parser.add_argument(
+        "--policy", type=str, default="tiny", help="tiny, smollm2, a local directory, a .gguf file, or a hub id."
+    )
+    parser.add_argument(
+        "--tokenizer", type=Optional[str], default=None, help="Directory or hub id of another tokenizer."
+    )
+    parser.add_argument(
+        "--layout", type=LayoutName, default="separate", help="How policy, value and reference share memory."
+    )
     parser.add_argument(
         "--filter",
         type=Union[FilterName, InfluenceFilterCallback],
@@ -56,6 +63,8 @@ def build_parser(program: str, description: str, preset: str) -> LightningArgume
     )
     for name, options in (
         ("data", PromptOptions),
+        ("models", ModelOptions),
+        ("lora", LoraOptions),
         ("ppo", PPOOptions),
         ("sampling", Sampling),
         ("evaluation", EvaluationOptions),

@@ -66,7 +66,7 @@ def warm_start(
         return type(policy).from_pretrained(folder, dtype=policy.dtype), True
     if folder.is_dir():
         adapted = shared_copy(policy)
-        adapted.load_adapter(folder)
+        adapted.load_adapter(str(folder))
         merge_into(policy, adapted)
         return policy, True
     demonstrations = encode_demonstrations(tokenizer, rows, policy.config.max_position_embeddings, "train")

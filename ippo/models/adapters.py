@@ -36,7 +36,7 @@ class LoraOptions:
         rank: of each adapter's two factors.
         alpha: their product is scaled by alpha / rank.
         targets: layers that get one: ``"all-linear"`` (all but the output head), a regular expression that matches
-            their full names, or their last names with commas between, as ``"q_proj,v_proj"``.
+            their full names, or their last names, as ``"q_proj,v_proj"``.
     """
 
     rank: int = 16
@@ -90,7 +90,7 @@ def with_adapter(model: Model, lora: LoraOptions) -> Model:
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
-        target_modules=names if len(names) > 1 else names[0],
+        target_modules=names if all(name.isidentifier() for name in names) else lora.targets,
         fan_in_fan_out=any(isinstance(part, Conv1D) for part in model.modules()),
     )
     try:

@@ -133,7 +133,7 @@ class TestEveryLayout:
                 nonlocal count
                 count += 1
 
-            models.policy.model.layers[0].mlp.register_forward_hook(add)
+            models.policy.model.layers[0].mlp.register_forward_pre_hook(add)
             response_logprobs(models.policy, rollout).sum().backward()
             gradients.append([p.grad for p in models.parameter_groups()["policy"]])
             passes.append(count)
@@ -232,5 +232,5 @@ class TestDtype:
 
     def test_refuses_a_quantised_policy(self, policy: LlamaForCausalLM) -> None:
         policy.is_quantized = True
-        with pytest.raises(UsageError, match="quantised.*load the checkpoint in full precision"):
+        with pytest.raises(UsageError, match=r"quantised.*load the checkpoint in full precision"):
             build_models("lora", policy)

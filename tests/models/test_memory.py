@@ -73,9 +73,7 @@ def test_activations_are_estimated_within_a_quarter(model: LlamaForCausalLM, seq
 def test_a_cache_by_hand() -> None:
     shape = Shape(layers=2, hidden=8, intermediate=8, vocabulary=10, heads=2, head_size=4, kv_heads=1, itemsize=2)
     found = estimate_memory(shape, 0, 0, 0, (1, 1, 1), (3, 5, 7))
-    assert (
-        found.rollout == 2 * 2 * 4 * 3 * 12 * 2 + 3 * 4 * 3 * 10
-    )  # keys and values, layers, ...; three float32 logits
+    assert found.rollout == 2 * 2 * 4 * 3 * 12 * 2 + 3 * 4 * 3 * 10
 
 
 @pytest.mark.parametrize(

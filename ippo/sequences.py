@@ -86,7 +86,13 @@ class Sequences:
 
     def chunks(self: Self, size: int, tokens: int | None = None) -> list[Self]:
         """Micro-batches, each trimmed; their rows are those of :meth:`places`."""
-        return [self.rows(index).trim() for index in self.places(size, tokens)]
+        return self.parts(size, tokens)[0]
+
+    def parts(self: Self, size: int, tokens: int | None = None) -> tuple[list[Self], Tensor]:
+        """The same, and [n] where each row is found among the micro-batches' results, put one after another."""
+        places = self.places(size, tokens)
+        order = torch.cat([torch.empty(0, dtype=torch.long), *places]).argsort()
+        return [self.rows(index).trim() for index in places], order
 
     def places(self, size: int, tokens: int | None = None) -> list[Tensor]:
         """Row numbers of each micro-batch: at most ``size`` rows as they come or, within a budget of ``tokens``, from

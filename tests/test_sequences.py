@@ -123,6 +123,11 @@ class TestWithinBudget:
     def test_chunks_hold_the_rows_of_places(self, ragged: Sequences) -> None:
         places, chunks = ragged.places(9, tokens=7), ragged.chunks(9, tokens=7)
         assert [len(rows) for rows in places] == [1, 1, 1]
-        assert [chunk.response_ids[0, 0].item() for chunk in chunks] == ragged.response_ids[
-            torch.cat(places), 0
-        ].tolist()
+        assert [chunk.response_ids[0, 0].item() for chunk in chunks] == [
+            int(ragged.response_ids[rows, 0]) for rows in places
+        ]
+
+    def test_results_of_parts_find_their_rows(self, ragged: Sequences) -> None:
+        parts, order = ragged.parts(2, tokens=9)
+        assert torch.cat([part.lengths for part in parts])[order].tolist() == [2, 1, 3]
+        assert torch.cat([part.lengths for part in parts]).tolist() != [2, 1, 3]

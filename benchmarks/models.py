@@ -204,7 +204,7 @@ def pretrained_lines(iterations: int, prompts: int) -> list[str]:
     kept = ", ".join(f"{fraction:.0%}" for fraction in found["kept"])
     return [
         f"{iterations} iterations of {prompts} prompts × 4 responses of at most 64 tokens: peak memory "
-        f"{found['gibibytes']:.2f} GiB beside the weights; {found["seconds"]:.0f} s in all, of which "
+        f"{found['gibibytes']:.2f} GiB beside the weights; {found['seconds']:.0f} s in all, of which "
         f"{total:.0f} s in iterations ({shares}); kept {kept}.",
     ]
 

@@ -24,7 +24,8 @@ def fits_one_pass(module: Any, scorer: Scorer) -> bool:
     """
     if not scorer.forward_mode or not hasattr(module, "objective") or not module.objective.is_of_logprobs:
         return False
-    return next(module.scored_module.parameters()).dtype == torch.float32
+    first = next(module.scored_module.parameters())
+    return first.dtype == torch.float32 and not torch.is_autocast_enabled(first.device.type)
 
 
 def with_slopes(

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from ippo.callbacks import EpisodeLogger, IterationCheckpoint, ReproducibleState, RolloutProgress, RunRecord
+from ippo.data.chat import in_chat
 from ippo.data.demonstrations import require_fit
 from ippo.data.prompts import PromptDataModule
 from ippo.errors import UsageError
@@ -57,6 +58,7 @@ def train(options: Namespace, run: RunDirectory) -> None:
     texts = [row["prompt"] + row["solution"] for row in task.train]
     policy, tokenizer = load_policy(options.policy, texts, options.tiny, options.trust_remote_code, options.tokenizer)
     policy = prepare(policy, options.layout, options.models)
+    task = in_chat(task, tokenizer) if options.chat else task
     require_fit(tokenizer, task, policy.config.max_position_embeddings, options.sampling.max_new_tokens)
     size = sum(parameter.numel() for parameter in policy.parameters())
     console.print(

@@ -48,6 +48,9 @@ def build_parser(program: str, description: str, preset: str) -> LightningArgume
         "--layout", type=LayoutName, default="separate", help="How policy, value and reference share memory."
     )
     parser.add_argument(
+        "--chat", action=ActionYesNo, default=False, help="Put prompts into the tokenizer's chat template."
+    )
+    parser.add_argument(
         "--filter",
         type=Union[FilterName, InfluenceFilterCallback],
         default="uniform",

@@ -45,7 +45,8 @@ def load_policy(
     if name == "tiny":
         made = train_tokenizer(texts, tiny.vocab_size)
         return tiny_llama(made, tiny), made
-    source = _source(name)
+    source = _source("policy", name)
+    own = source if tokenizer is None else _source("tokenizer", tokenizer)
     code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
         if "gguf_file" not in source:
@@ -56,7 +57,6 @@ def load_policy(
     except Exception as error:  # whatever goes wrong in there, it is about this name
         raise explain("policy", name, error) from error
     try:
-        own = source if tokenizer is None else _source(tokenizer)
         found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**own, **code, padding_side="left")
     except Exception as error:
         raise explain("tokenizer", tokenizer or name, error) from error
@@ -98,7 +98,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _source(name: str) -> dict[str, Any]:
+def _source(argument: str, name: str) -> dict[str, Any]:
     """Where ``from_pretrained`` finds it.
 
     Raises:
@@ -108,11 +108,11 @@ def _source(name: str) -> dict[str, Any]:
         return _gguf(_inside_package(name))
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
-        require(path.is_file(), "policy", name, "there is no such file")
+        require(path.is_file(), argument, name, "there is no such file")
         return _gguf(path)
     if not name.startswith((".", "/", "~")):
         return {"pretrained_model_name_or_path": name}
-    require(path.is_dir(), "policy", name, "there is no such directory: give one that holds config.json")
+    require(path.is_dir(), argument, name, "there is no such directory: give one that holds its files")
     return {"pretrained_model_name_or_path": str(path)}
 
 

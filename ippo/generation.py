@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from ippo.errors import require
 from ippo.modes import evaluation_mode
-from ippo.sequences import Sequences, pad_left
+from ippo.sequences import Sequences, pad_left, within_budget
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,21 @@ class Sampling:
         temperature: divides the logits; log-probabilities are taken at the same temperature.
         max_new_tokens: a response without an end-of-sequence token stops here and counts as unfinished.
         top_p: nucleus sampling. Only for evaluation: it changes the distribution that PPO's ratios are about.
+        batch_tokens: tokens, of prompts and responses at their longest, generated at a time; bounds the memory of the
+            key-value cache. Prompts of similar length go together then. None: prompts as they come.
     """
 
     temperature: float = 1.0
     max_new_tokens: int = 40
     top_p: float = 1.0
+    batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, "sampling.temperature", self.temperature, "use a number above 0")
         require(self.max_new_tokens >= 1, "sampling.max_new_tokens", self.max_new_tokens, "use at least 1")
         require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "use a share above 0, at most 1")
+        budget = self.batch_tokens
+        require(budget is None or budget >= 1, "sampling.batch_tokens", budget, "use at least 1, or null")
 
 
 class RolloutEngine(Protocol):
@@ -52,7 +57,7 @@ class HFGenerate:
 
     Args:
         tokenizer: the policy's tokenizer; must have pad and eos tokens (they may be the same).
-        batch_size: prompts generated at a time; bounds the memory of the key-value cache.
+        batch_size: prompts generated at a time, at most.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, batch_size: int = 256) -> None:
@@ -72,16 +77,26 @@ class HFGenerate:
     def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Sequences:
         prompt_ids, prompt_mask = pad_left(self.tokenizer(list(prompts))["input_ids"], self.tokenizer.pad_token_id)
         prompt_ids, prompt_mask = prompt_ids.to(policy.device), prompt_mask.to(policy.device)
-        batches = list(zip(prompt_ids.split(self.batch_size), prompt_mask.split(self.batch_size), strict=True))
-        total = len(batches) * sampling.max_new_tokens
+        width = sampling.max_new_tokens
+        batches = self._batches(prompt_mask, sampling)
+        response_ids = prompt_ids.new_full((len(prompts), width), self.tokenizer.pad_token_id)
         with (
             sole_config(self._config(sampling), policy),
-            tqdm(total=total, desc="rollout", unit="token", leave=False, delay=2.0, disable=None) as bar,
+            tqdm(total=len(batches) * width, desc="rollout", unit="token", leave=False, delay=2.0, disable=None) as bar,
         ):
-            response_ids = torch.cat(
-                [self._sample(policy, ids, mask, sampling.max_new_tokens, bar) for ids, mask in batches]
-            )
+            for rows, columns in batches:
+                sampled = self._sample(policy, prompt_ids[rows, columns], prompt_mask[rows, columns], bar)
+                response_ids[rows, : sampled.shape[1]] = sampled
         return Sequences(prompt_ids, prompt_mask, response_ids, self._until_eos(response_ids)).trim()
+
+    def _batches(self, prompt_mask: Tensor, sampling: Sampling) -> list[tuple[Tensor, slice]]:
+        """The rows of each batch, and the columns that hold their prompts."""
+        lengths, whole = prompt_mask.sum(1), slice(None)
+        if sampling.batch_tokens is None:
+            return [(rows, whole) for rows in torch.arange(len(lengths)).split(self.batch_size)]
+        longest = torch.full_like(lengths, sampling.max_new_tokens)
+        batches = within_budget(lengths, longest, self.batch_size, sampling.batch_tokens)
+        return [(rows, slice(prompt_mask.shape[1] - int(lengths[rows].max()), None)) for rows in batches]
 
     def _config(self, sampling: Sampling) -> GenerationConfig:
         return GenerationConfig(
@@ -95,12 +110,11 @@ class HFGenerate:
             remove_invalid_values=True,  # NaN logits must not crash the draw; their episodes are dropped by name later
         )
 
-    def _sample(self, policy: Any, ids: Tensor, mask: Tensor, width: int, bar: tqdm) -> Tensor:
-        """[n, width] response ids; ``generate`` stops early when every row has ended, so the rest is padding."""
+    def _sample(self, policy: Any, ids: Tensor, mask: Tensor, bar: tqdm) -> Tensor:
+        """[n, t] response ids; ``generate`` stops as soon as every row has ended."""
         progress = StoppingCriteriaList([_Progress(bar)])
         sampled = policy.generate(input_ids=ids, attention_mask=mask.long(), stopping_criteria=progress)
-        response = sampled[:, ids.shape[1] :]
-        return nn.functional.pad(response, (0, width - response.shape[1]), value=self.tokenizer.pad_token_id)
+        return sampled[:, ids.shape[1] :]
 
     def _until_eos(self, ids: Tensor) -> Tensor:
         """[n, t] bool: up to and including the first eos. By position, because pad may equal eos."""

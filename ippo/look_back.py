@@ -44,9 +44,9 @@ def look_back(model: ActorCritic, look: LookBack, ppo: PPOOptions, temperature: 
     """
     ids = look.sequences.response_ids
     old, reference, values = (torch.zeros(ids.shape, device=ids.device) for _ in range(3))
-    for first, part in enumerate(look.sequences.chunks(ppo.micro_batch_size)):
-        start = first * ppo.micro_batch_size
-        block = (slice(start, start + len(part)), slice(part.response_ids.shape[1]))
+    for rows in look.sequences.places(ppo.micro_batch_size, ppo.micro_batch_tokens):
+        part = look.sequences.rows(rows).trim()
+        block = (rows, slice(part.response_ids.shape[1]))
         if look.logprobs is None:
             old[block] = response_logprobs(model.policy, part, temperature)
         values[block] = model.values(part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -148,7 +149,9 @@ class PPOModule(L.LightningModule):
             for minibatch in in_step(episodes.minibatches(self.ppo.minibatch_size), episodes):
                 size = self._size(minibatch)
                 optimizer.zero_grad()  # type: ignore[union-attr]
-                micro_batches = in_step(minibatch.chunks(self.ppo.micro_batch_size), minibatch)
+                micro_batches = in_step(
+                    minibatch.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens), minibatch
+                )
                 for micro, sync in backwards(self.trainer, micro_batches):
                     with sync:
                         loss = self.loss(micro, sums) / size
@@ -217,7 +220,7 @@ class PPOModule(L.LightningModule):
     def _judge(self, stage: str, judge: Evaluation, batch: Columns) -> None:
         """Draw k answers a prompt and hold them against the truth."""
         columns = _repeat(batch, self.evaluation.samples)
-        sampling = Sampling(self.evaluation.temperature, self.sampling.max_new_tokens, self.evaluation.top_p)
+        sampling = replace(self.sampling, temperature=self.evaluation.temperature, top_p=self.evaluation.top_p)
         with isolate_rng():  # how often a run is judged must not change what it learns
             sequences = self.engine.generate(self.model.policy, columns["prompt"], sampling)
         texts = decode(self.tokenizer, sequences)
@@ -237,8 +240,9 @@ class PPOModule(L.LightningModule):
     def validation_direction(self) -> ValidationDirection:
         """The direction of I-PPO: the gradient of the mean SFT loss on the data module's gold solutions."""
         gold = encode_demonstrations(self.tokenizer, self.trainer.datamodule.gold, self._context, "gold")  # type: ignore[attr-defined]
-        share = gold.rows(torch.arange(rank(), len(gold), world_size()))
-        return ValidationDirection(share.to(self.device).chunks(self.ppo.micro_batch_size), demonstration_loss)
+        share = gold.rows(torch.arange(rank(), len(gold), world_size())).to(self.device)
+        chunks = share.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
+        return ValidationDirection(chunks, demonstration_loss)
 
     def validation_rollout(self) -> list[Episodes]:
         """Fresh episodes on the gold problems, as many of them as an iteration has prompts, each rank its share."""
@@ -246,7 +250,7 @@ class PPOModule(L.LightningModule):
         rows = list(data.gold)[: data.options.prompts_per_iteration]
         require(len(rows) >= world_size(), "task.gold", len(rows), f"give each of the {world_size()} ranks a problem")
         rows = rows[rank() :: world_size()]
-        return self.roll_out(columns(rows)).chunks(self.ppo.micro_batch_size)
+        return self.roll_out(columns(rows)).chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
 
     def stop(self, reason: str) -> None:
         """End training after this iteration, and say why."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ippo.episodes import Episodes
-from ippo.functional import aggregate, entropy_loss, kl_loss, policy_loss, token_entropy, token_logprobs
-from ippo.models import response_logits, response_logprobs
+from ippo.functional import aggregate, entropy_loss, kl_loss, policy_loss
+from ippo.models.responses import response_logprobs, response_logprobs_and_entropy
 from ippo.options import PPOOptions
 from ippo.sequences import Sequences
 
@@ -27,13 +27,12 @@ class PolicyObjective:
 
     def terms(self, policy: nn.Module, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """[n] PPO losses and [n, t] log-probabilities."""
-        logits = response_logits(policy, episodes)
-        logprobs = token_logprobs(logits, episodes.response_ids, self.temperature)
-        losses = self.of_logprobs(logprobs, episodes)
-        if self.ppo.entropy_coef:
-            entropy = token_entropy(logits, self.temperature)
-            losses = losses + self.ppo.entropy_coef * entropy_loss(entropy, episodes.response_mask, self.ppo.reduction)
-        return losses, logprobs
+        if self.is_of_logprobs:
+            logprobs = self.logprobs(policy, episodes)
+            return self.of_logprobs(logprobs, episodes), logprobs
+        logprobs, entropy = response_logprobs_and_entropy(policy, episodes, self.temperature)
+        bonus = self.ppo.entropy_coef * entropy_loss(entropy, episodes.response_mask, self.ppo.reduction)
+        return self.of_logprobs(logprobs, episodes) + bonus, logprobs
 
     def losses(self, policy: nn.Module, episodes: Episodes) -> Tensor:
         """[n] PPO losses: what the influence filter scores."""

@@ -19,6 +19,8 @@ class PPOOptions:
         inner_epochs: passes over the surviving episodes.
         minibatch_size: episodes an optimizer step, on each rank.
         micro_batch_size: episodes in one forward and backward; bounds memory, changes no result.
+        micro_batch_tokens: tokens in it, padding included; then episodes of similar length go together, in training
+            and in scoring, and ``micro_batch_size`` is an upper limit. None: episodes as they come.
         learning_rate, value_learning_rate: peak rates of AdamW for policy and value parameters.
         warmup: iterations over which both rates rise to their peak.
         schedule: ``"constant"``, or ``"linear"`` down to a tenth at ``trainer.max_epochs``.
@@ -40,6 +42,7 @@ class PPOOptions:
     inner_epochs: int = 2
     minibatch_size: int = 64
     micro_batch_size: int = 64
+    micro_batch_tokens: int | None = None
     learning_rate: float = 1e-6
     value_learning_rate: float = 1e-6
     warmup: int = 0
@@ -64,6 +67,8 @@ class PPOOptions:
         for name in ("samples_per_prompt", "inner_epochs", "minibatch_size", "micro_batch_size"):
             value = getattr(self, name)
             require(value >= 1, f"ppo.{name}", value, "use a whole number of at least 1")
+        budget = self.micro_batch_tokens
+        require(budget is None or budget >= 1, "ppo.micro_batch_tokens", budget, "use at least 1, or null")
         for name in ("learning_rate", "value_learning_rate", "max_grad_norm"):
             require(getattr(self, name) > 0, f"ppo.{name}", getattr(self, name), "use a number above 0")
         for name in ("warmup", "clip_low", "clip_high", "value_coef", "entropy_coef", "kl_coef"):

@@ -84,9 +84,22 @@ class Sequences:
         axes = {field.name: field.metadata.get("axis", "") for field in dataclasses.fields(self)}
         return self._replace(lambda name, value: value[:, cut[axes[name]]] if axes[name] in cut else value)
 
-    def chunks(self: Self, size: int) -> list[Self]:
-        """Consecutive micro-batches of at most ``size`` rows, each trimmed."""
-        return [self.rows(index).trim() for index in torch.arange(len(self)).split(size) if len(index)]
+    def chunks(self: Self, size: int, tokens: int | None = None) -> list[Self]:
+        """Micro-batches, each trimmed; their rows are those of :meth:`places`."""
+        return self.parts(size, tokens)[0]
+
+    def parts(self: Self, size: int, tokens: int | None = None) -> tuple[list[Self], Tensor]:
+        """The same, and [n] where each row is found among the micro-batches' results, put one after another."""
+        places = self.places(size, tokens)
+        order = torch.cat([torch.empty(0, dtype=torch.long), *places]).argsort()
+        return [self.rows(index).trim() for index in places], order
+
+    def places(self, size: int, tokens: int | None = None) -> list[Tensor]:
+        """Row numbers of each micro-batch: at most ``size`` rows as they come or, within a budget of ``tokens``, from
+        the longest to the shortest."""
+        if tokens is not None:
+            return within_budget(self.prompt_mask.sum(1), self.lengths, size, tokens)
+        return [index for index in torch.arange(len(self)).split(size) if len(index)]
 
     def _replace(self: Self, change: Callable[[str, Any], Any]) -> Self:
         """Apply ``change(name, value)`` to every field that holds something for each row."""
@@ -95,6 +108,35 @@ class Sequences:
         return dataclasses.replace(
             self, **{name: change(name, value) for name, value in values.items() if value is not None}
         )
+
+
+def within_budget(prompts: Tensor, responses: Tensor, size: int, tokens: int) -> list[Tensor]:
+    """Rows of similar length together, as many as a budget of tokens, padding included, allows.
+
+    Args:
+        prompts, responses: [n] tokens of each row's two sides, which are padded each to the longest of its batch.
+        size: rows in a batch, at most.
+        tokens: (longest prompt + longest response) * rows of a batch, at most; a row that is longer goes alone.
+
+    Returns:
+        Row numbers of each batch, the longest first: what does not fit into memory shows at once.
+
+    Example:
+        >>> within_budget(torch.tensor([2, 2, 2, 4]), torch.tensor([1, 8, 2, 6]), size=9, tokens=24)
+        [tensor([1, 3]), tensor([2, 0])]
+    """
+    batches: list[list[int]] = []
+    longest = (0, 0)
+    sides = list(zip(prompts.tolist(), responses.tolist(), strict=True))
+    for row in sorted(range(len(sides)), key=lambda row: sum(sides[row]), reverse=True):
+        wider = (max(longest[0], sides[row][0]), max(longest[1], sides[row][1]))
+        if batches and len(batches[-1]) < size and sum(wider) * (len(batches[-1]) + 1) <= tokens:
+            batches[-1].append(row)
+            longest = wider
+        else:
+            batches.append([row])
+            longest = sides[row]
+    return [torch.tensor(batch) for batch in batches]
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,9 @@
-"""The supervised warm start, trained once and kept: the same configuration finds the same result again."""
+"""The supervised warm start, trained once and kept: the same configuration finds the same result again.
+
+In the layout ``lora`` an adapter is what is trained and kept, a few megabytes; it is then added to the base's weights,
+so that PPO starts from the fine-tuned model with adapters of its own, and that model is its reference. In the other
+layouts every weight is trained, and a model of full size is kept.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +25,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ippo.callbacks import WarmStartProgress
 from ippo.data.demonstrations import encode_demonstrations
 from ippo.data.task import Rows
+from ippo.models import LoraOptions
+from ippo.models.adapters import merge_into, shared_copy, with_adapter
 from ippo.sft import SFTModule, SFTOptions, demonstration_loader
 
 if TYPE_CHECKING:
@@ -36,6 +43,7 @@ def warm_start(
     logger: Logger | bool = False,
     progress: bool = True,
     cache: Path | None = None,
+    lora: LoraOptions | None = None,
 ) -> tuple[PreTrainedModel, bool]:
     """Fine-tune ``policy`` on the demonstrations, or load the result of having done so before.
 
@@ -47,18 +55,24 @@ def warm_start(
         accelerator, logger: of the Lightning trainer.
         progress: whether to show a bar.
         cache: directory of finished warm starts; ``$IPPO_CACHE`` or ``~/.cache/ippo`` by default.
+        lora: train such an adapter instead of every weight, and merge it.
 
     Returns:
         The fine-tuned policy, and whether it came from the cache.
     """
     if options.steps == 0:
         return policy, False
-    folder = kept_at(policy, tokenizer, rows, options, seed, cache)
+    folder = kept_at(policy, tokenizer, rows, options, seed, cache, lora)
     others = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) > 0
     while others and not folder.is_dir():  # the machine's first rank trains, its others wait
         time.sleep(0.5)
-    if folder.is_dir():
+    if folder.is_dir() and lora is None:
         return type(policy).from_pretrained(folder, dtype=policy.dtype), True
+    if folder.is_dir():
+        adapted = shared_copy(policy)
+        adapted.load_adapter(str(folder))
+        merge_into(policy, adapted)
+        return policy, True
     demonstrations = encode_demonstrations(tokenizer, rows, policy.config.max_position_embeddings, "train")
     trainer = L.Trainer(
         max_epochs=1,
@@ -72,8 +86,11 @@ def warm_start(
         callbacks=[WarmStartProgress()] if progress else [],
         use_distributed_sampler=False,
     )
-    trainer.fit(SFTModule(policy, options), demonstration_loader(demonstrations, options, seed))
-    _save(policy, tokenizer, folder)
+    trained = policy if lora is None else with_adapter(policy, lora)
+    trainer.fit(SFTModule(trained, options), demonstration_loader(demonstrations, options, seed))
+    _save(trained, tokenizer, folder)
+    if lora is not None:
+        merge_into(policy, trained)
     return policy, False
 
 
@@ -89,13 +106,19 @@ def kept_at(
     options: SFTOptions,
     seed: int,
     cache: Path | None = None,
+    lora: LoraOptions | None = None,
 ) -> Path:
     """The directory of this warm start; it exists once the warm start has been made."""
-    return (cache or default_cache()) / "warm-starts" / fingerprint(policy, tokenizer, rows, options, seed)
+    return (cache or default_cache()) / "warm-starts" / fingerprint(policy, tokenizer, rows, options, seed, lora)
 
 
 def fingerprint(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Rows, options: SFTOptions, seed: int
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Rows,
+    options: SFTOptions,
+    seed: int,
+    lora: LoraOptions | None = None,
 ) -> str:
     """A hash of all that the result depends on: starting weights, tokenizer, texts, options, seed, versions."""
     digest = hashlib.sha256()
@@ -107,6 +130,8 @@ def fingerprint(
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "rows": [[row["prompt"], row["solution"]] for row in rows],
     }
+    if lora is not None:
+        facts["lora"] = dataclasses.asdict(lora)
     digest.update(json.dumps(facts, default=str).encode())
     for name, parameter in policy.state_dict().items():
         digest.update(name.encode())
@@ -115,7 +140,7 @@ def fingerprint(
 
 
 def _save(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a plain Hugging Face directory that appears whole or not at all."""
+    """Write a plain Hugging Face directory, of a model or of its adapter, that appears whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unfinished-"))
     policy.save_pretrained(unfinished)

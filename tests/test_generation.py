@@ -89,6 +89,23 @@ class TestLayout:
         for name, value in vars(whole).items():
             assert torch.equal(getattr(parts, name), value), name
 
+    def test_a_budget_of_tokens_changes_neither(
+        self, tokenizer: PreTrainedTokenizerFast, policy: LlamaForCausalLM
+    ) -> None:
+        widths = []
+        policy.model.register_forward_hook(
+            lambda module, args, kwargs, output: widths.append(output.last_hidden_state.shape[:2]), with_kwargs=True
+        )
+        cold = Sampling(temperature=1e-4, max_new_tokens=12)
+        whole = sample(tokenizer, policy, sampling=cold)
+        parts = sample(tokenizer, policy, sampling=Sampling(temperature=1e-4, max_new_tokens=12, batch_tokens=45))
+        for name, value in vars(whole).items():
+            assert torch.equal(getattr(parts, name), value), name
+        prefills = [tuple(shape) for shape in widths if shape[1] > 1]
+        assert prefills[0] == whole.prompt_ids.shape
+        assert len(prefills) > 2
+        assert all(rows * (columns + 12) <= 45 or rows == 1 for rows, columns in prefills[1:])
+
 
 class TestDraws:
     def test_a_seed_repeats_them(self, tokenizer: PreTrainedTokenizerFast, policy: LlamaForCausalLM) -> None:
@@ -204,7 +221,15 @@ class TestRefusals:
             HFGenerate(tokenizer, batch_size=0)
 
     @pytest.mark.parametrize(
-        "option", [{"temperature": 0.0}, {"max_new_tokens": 0}, {"top_p": 0.0}, {"top_p": 1.1}, {"temperature": -1.0}]
+        "option",
+        [
+            {"temperature": 0.0},
+            {"max_new_tokens": 0},
+            {"top_p": 0.0},
+            {"top_p": 1.1},
+            {"temperature": -1.0},
+            {"batch_tokens": 0},
+        ],
     )
     def test_sampling_out_of_range(self, option: dict[str, Any]) -> None:
         ((name, value),) = option.items()

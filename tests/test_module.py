@@ -237,13 +237,18 @@ class TestIteration:
         scale = max(float(value.abs().max()) for value in expected.values())
         assert distance(found, expected) < 1e-5 * scale
 
-    @pytest.mark.parametrize("size", [1, 3, 5])
+    @pytest.mark.parametrize("size", [{"micro_batch_size": 1}, {"micro_batch_size": 3}, {"micro_batch_tokens": 150}])
     def test_micro_batches_change_nothing(
-        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, rollout: Episodes, size: int
+        self,
+        make_module: MakeModule,
+        make_trainer: MakeTrainer,
+        data: PromptDataModule,
+        rollout: Episodes,
+        size: dict[str, int],
     ) -> None:
         ends = []
-        for micro in (16, size):
-            module = make_module(micro_batch_size=micro, inner_epochs=2, learning_rate=2e-5, value_learning_rate=2e-5)
+        for micro in ({"micro_batch_size": 16}, size):
+            module = make_module(**micro, inner_epochs=2, learning_rate=2e-5, value_learning_rate=2e-5)
             before = state(module.model)
             make_trainer(Replay(rollout)).fit(module, data)
             ends.append(state(module.model))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ippo.sequences import Sequences, pad_left
+from ippo.sequences import Sequences, pad_left, within_budget
 
 
 @pytest.fixture
@@ -95,3 +95,39 @@ def test_pad_left() -> None:
     assert ids.tolist() == [[1, 2, 3], [9, 9, 4], [9, 5, 9]]
     assert mask.tolist() == [[True] * 3, [False, False, True], [False, True, True]]  # a real token may equal pad
     assert mask.dtype == torch.bool
+
+
+class TestWithinBudget:
+    @pytest.fixture
+    def lengths(self) -> tuple[Tensor, Tensor]:
+        return tuple(torch.randint(1, 40, (50,), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))  # type: ignore[return-value]
+
+    @pytest.mark.parametrize(("size", "tokens"), [(50, 300), (4, 300), (50, 10_000), (50, 1)])
+    def test_every_row_once_and_no_batch_beyond_it(
+        self, lengths: tuple[Tensor, Tensor], size: int, tokens: int
+    ) -> None:
+        batches = within_budget(*lengths, size, tokens)
+        assert sorted(torch.cat(batches).tolist()) == list(range(50))
+        for rows in batches:
+            padded = sum(int(side[rows].max()) for side in lengths) * len(rows)
+            assert len(rows) == 1 or (padded <= tokens and len(rows) <= size)
+
+    def test_little_of_it_is_padding(self, lengths: tuple[Tensor, Tensor]) -> None:
+        def padded(batches: list[Tensor]) -> int:
+            return sum(sum(int(side[rows].max()) for side in lengths) * len(rows) for rows in batches)
+
+        batches = within_budget(*lengths, 50, 300)
+        as_they_come = list(torch.arange(50).split(-(-50 // len(batches))))
+        assert padded(batches) < 0.9 * padded(as_they_come)
+
+    def test_chunks_hold_the_rows_of_places(self, ragged: Sequences) -> None:
+        places, chunks = ragged.places(9, tokens=7), ragged.chunks(9, tokens=7)
+        assert [len(rows) for rows in places] == [1, 1, 1]
+        assert [chunk.response_ids[0, 0].item() for chunk in chunks] == [
+            int(ragged.response_ids[rows, 0]) for rows in places
+        ]
+
+    def test_results_of_parts_find_their_rows(self, ragged: Sequences) -> None:
+        parts, order = ragged.parts(2, tokens=9)
+        assert torch.cat([part.lengths for part in parts])[order].tolist() == [2, 1, 3]
+        assert torch.cat([part.lengths for part in parts]).tolist() != [2, 1, 3]

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ippo.data import Task
 from ippo.errors import UsageError
-from ippo.models import TinyOptions, tiny_llama, train_tokenizer
+from ippo.models import LoraOptions, TinyOptions, tiny_llama, train_tokenizer
 from ippo.sft import SFTOptions
 from ippo.warm_start import default_cache, fingerprint, warm_start
 
@@ -75,6 +75,27 @@ class TestWarmStart:
         with pytest.raises(UsageError, match=r"task\.train\[\d+\] = .* context is 16"):
             self.fit(short, tokenizer, task, tmp_path)
 
+    def test_an_adapter_is_trained_merged_and_all_that_is_kept(
+        self, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: Task, tmp_path: Path
+    ) -> None:
+        results = []
+        for _ in range(2):
+            given = copy.deepcopy(policy)
+            lora = LoraOptions(rank=2)
+            found = warm_start(given, tokenizer, task.train, OPTIONS, 0, "cpu", False, False, tmp_path, lora)
+            assert found[0] is given
+            assert found[0].state_dict().keys() == policy.state_dict().keys()
+            results.append(found)
+        (trained, cached), (loaded, again) = results
+        assert (cached, again) == (False, True)
+        before, after = state(policy), state(trained)
+        assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
+        assert torch.equal(before["model.norm.weight"], after["model.norm.weight"])
+        assert all(torch.equal(value, after[name]) for name, value in state(loaded).items())
+        (folder,) = (tmp_path / "warm-starts").iterdir()
+        assert "adapter_model.safetensors" in {path.name for path in folder.iterdir()}
+        assert not list(folder.glob("model*"))
+
 
 class TestFingerprint:
     def test_is_the_same_for_the_same(
@@ -98,6 +119,7 @@ class TestFingerprint:
             fingerprint(policy, tokenizer, solution, OPTIONS, 0),
             fingerprint(policy, tokenizer, task.train, dataclasses.replace(OPTIONS, steps=4), 0),
             fingerprint(policy, tokenizer, task.train, OPTIONS, 1),
+            fingerprint(policy, tokenizer, task.train, OPTIONS, 0, LoraOptions(rank=2)),
         ]
         assert len(set(found)) == len(found)
 

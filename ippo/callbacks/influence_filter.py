@@ -68,7 +68,8 @@ class InfluenceFilterCallback(L.Callback):
         patience: ... in this many iterations in a row; of batches, in this many epochs.
         on_empty: when nothing survives, ``"skip"`` the update, ``"keep_all"`` of the episodes at weight 1, or
             ``"stop"``.
-        batch_size: episodes of a buffer scored at a time; bounds memory, changes no score.
+        batch_size: episodes of a buffer scored at a time; bounds memory, changes no score. The module's
+            ``ppo.micro_batch_tokens`` bounds it further.
         losses: ``losses(module, episodes or batch) -> [n]``, one loss a row. None takes the module's ``policy_losses``.
         one_pass: where scorer, direction and loss allow it, score in the pass that takes the old log-probabilities,
             which PPO needs anyway.
@@ -227,6 +228,10 @@ class InfluenceFilterCallback(L.Callback):
                 rows = [row[mask].tolist() for row, mask in zip(tokens, buffer.response_mask, strict=True)]
                 buffer = buffer.annotate(token_scores=rows)
             return buffer, tokens.sum(1)
+        if isinstance(buffer, Episodes):
+            budget = getattr(getattr(module, "ppo", None), "micro_batch_tokens", None)
+            batches, order = buffer.parts(self.batch_size, budget)
+            return buffer, self._score(module, batches)[order]
         return buffer, self._score(module, buffer.chunks(self.batch_size) if hasattr(buffer, "chunks") else [buffer])
 
     def _in_one_pass(self, module: Any) -> bool:

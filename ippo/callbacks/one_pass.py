@@ -24,7 +24,8 @@ def fits_one_pass(module: Any, scorer: Scorer) -> bool:
     """
     if not scorer.forward_mode or not hasattr(module, "objective") or not module.objective.is_of_logprobs:
         return False
-    return next(module.scored_module.parameters()).dtype == torch.float32
+    first = next(module.scored_module.parameters())
+    return first.dtype == torch.float32 and not torch.is_autocast_enabled(first.device.type)
 
 
 def with_slopes(
@@ -37,12 +38,12 @@ def with_slopes(
         scorer: one with ``derivatives``.
         look: sampled responses.
         direction: as for :meth:`ippo.influence.Scorer.score`.
-        batch_size: responses at a time.
+        batch_size: responses at a time; the objective's ``micro_batch_tokens`` bounds them further.
     """
-    batches = look.sequences.chunks(batch_size)
+    batches, order = look.sequences.parts(batch_size, module.objective.ppo.micro_batch_tokens)
     found = scorer.derivatives(module.scored_module, module.objective.logprobs, batches, direction)
     width = look.sequences.response_ids.shape[1]
-    logprobs, slopes = (functional.pad(values, (0, width - values.shape[1])) for values in found)
+    logprobs, slopes = (functional.pad(values[order], (0, width - values.shape[1])) for values in found)
     return LookBack(look.sequences, logprobs, slopes)
 
 

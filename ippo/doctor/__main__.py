@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_class_arguments(DoctorOptions, "doctor")
         _, options = parse(parser, arguments)
         quiet()
-        task, module = admit(options, console.print)
+        task, module, needed = admit(options, console.print)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prompts, seed = options.data.prompts_per_iteration, options.seed_everything
         patient = let_write(task, module, prompts, options.doctor.episodes, seed)
         count = len(patient.episodes)
-        findings = examine(patient, options.doctor.compared, options.trainer.max_epochs or 1)
+        findings = examine(patient, options.doctor.compared, options.trainer.max_epochs or 1, needed)
     except Exception as error:  # what breaks here would break the run
         findings = [broken_down("rollout", error)]
     print_table(findings, console)

@@ -10,19 +10,19 @@ import torch
 from jsonargparse import Namespace
 
 from ippo.data import Task
-from ippo.errors import require
-from ippo.models import SeparateModels
+from ippo.models import build_models
 from ippo.module import PPOModule
 from ippo.recipes import commonsense, math, physics
-from ippo.recipes.run import build_module, load
-from ippo.warm_start import kept_at, warm_start
+from ippo.recipes.memory import estimate, longest_prompt
+from ippo.recipes.run import build_module, load, start_policy
+from ippo.warm_start import kept_at
 
 TASKS = (*math.RECIPE.tasks, *physics.RECIPE.tasks, *commonsense.RECIPE.tasks)
 SMALL = 10_000_000  # parameters up to which a shortened warm start takes seconds
 
 
-def admit(options: Namespace, say: Callable[[str], None]) -> tuple[Task, PPOModule]:
-    """Load task and policy as the recipe does, warm start included.
+def admit(options: Namespace, say: Callable[[str], None]) -> tuple[Task, PPOModule, int]:
+    """Task, module, and the bytes that the run will take; loaded as the recipe does, warm start included.
 
     Args:
         options: of the recipe's parser, and the doctor's own.
@@ -33,20 +33,23 @@ def admit(options: Namespace, say: Callable[[str], None]) -> tuple[Task, PPOModu
     """
     seed = options.seed_everything
     L.seed_everything(seed, verbose=False)
-    require(options.layout == "separate", "layout", options.layout, "use separate")
     task, policy, tokenizer = load(options, TASKS)
     size = sum(parameter.numel() for parameter in policy.parameters())
+    needed = estimate(options, policy, longest_prompt(tokenizer, task.train)).total
 
-    kept = kept_at(policy, tokenizer, task.train, options.sft, seed).is_dir()
-    steps = options.sft.steps if kept else affordable(options.sft.steps, size, options.doctor.warm_start_steps)
-    sft = dataclasses.replace(options.sft, steps=steps)
-    policy, _ = warm_start(policy, tokenizer, task.train, sft, seed, options.trainer.accelerator, progress=False)
-    say(history(steps, options.sft.steps))
+    lora = options.lora if options.layout == "lora" else None
+    kept = kept_at(policy, tokenizer, task.train, options.sft, seed, lora=lora).is_dir()
+    whole = options.sft.steps
+    steps = whole if kept else affordable(whole, size, options.doctor.warm_start_steps)
+    options.sft = dataclasses.replace(options.sft, steps=steps)
+    policy, _ = start_policy(policy, tokenizer, task, options)
+    say(history(steps, whole))
 
     L.seed_everything(seed, verbose=False)
-    module = build_module(SeparateModels(policy), tokenizer, task, options)
+    models = build_models(options.layout, policy, options.models, options.lora)
+    module = build_module(models, tokenizer, task, options)
     gpu = options.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    return task, module.to("cuda" if gpu else "cpu").eval()
+    return task, module.to("cuda" if gpu else "cpu").eval(), needed
 
 
 def affordable(whole: int, size: int, asked: int | None) -> int:

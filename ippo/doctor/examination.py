@@ -20,17 +20,19 @@ from ippo.influence import ExactScorer, Scorer
 from ippo.influence.exact import Backend
 from ippo.influence.watch import UncoveredLayerError
 from ippo.models import response_logits, response_logprobs
+from ippo.models.memory import bytes_of, free_memory
 
 Check = Callable[[Patient], Finding]
 
 
-def examine(patient: Patient, compared: int, iterations: int) -> list[Finding]:
+def examine(patient: Patient, compared: int, iterations: int, needed: int) -> list[Finding]:
     """Every check's finding. A check that breaks down is a finding too: what breaks it would break the run.
 
     Args:
         patient: see :class:`Patient`.
         compared: episodes for the checks that score them one by one or again.
         iterations: of the run, for its time.
+        needed: bytes that the run will take.
     """
     few = partial(_few, count=compared)
     checks: dict[str, Check] = {
@@ -48,7 +50,7 @@ def examine(patient: Patient, compared: int, iterations: int) -> list[Finding]:
         "batch composition": lambda one: check_composition(few(with_signal(one))),
         "bfloat16": lambda one: check_half_precision(with_signal(one)),
         "gold set": lambda one: check_gold_set(with_signal(one)),
-        "memory": check_memory,
+        "memory": lambda one: cost.memory(needed, free_memory() + bytes_of(one.module)),  # it is loaded already
         "time": lambda one: check_time(one, iterations),
     }
     findings = []
@@ -182,21 +184,6 @@ def check_gold_set(patient: Patient) -> Finding:
     scores = torch.stack([patient.score(patient.episodes, gold=patient.gold.rows(part)) for part in parts])
     sizes = torch.tensor([len(part) for part in parts])
     return gold_size.gold_set(*gold_size.split_half(scores, sizes), rows)
-
-
-def check_memory(patient: Patient) -> Finding:
-    """Add up what a run holds at its peak."""
-    module = patient.module
-    policy = module.model.policy
-    parameters = sum(parameter.numel() for parameter in policy.parameters())
-    needed = cost.estimate_bytes(
-        parameters,
-        policy.dtype.itemsize,
-        module.ppo.micro_batch_size,
-        module.sampling.max_new_tokens,
-        policy.config.vocab_size,
-    )
-    return cost.memory(needed, cost.available_bytes(module.device))
 
 
 def check_time(patient: Patient, iterations: int) -> Finding:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ippo.models.responses import model_inputs, response_logprobs
+from ippo.models.responses import response_logprobs, states_before
 from ippo.sequences import Sequences
+
+Self = TypeVar("Self", bound="Layout")
 
 
 class ActorCritic(Protocol):
@@ -31,63 +35,102 @@ class ActorCritic(Protocol):
         """Trainable parameters under ``"policy"`` and ``"value"``."""
 
 
+class ValueHead(nn.Linear):
+    """One value a token, in float32. It starts at zero, so the first values are 0."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(hidden_size, 1)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[n, t] for [n, t, hidden_size] of any floating dtype."""
+        return super().forward(hidden.to(self.weight.dtype)).squeeze(-1).float()
+
+
 class ValueModel(nn.Module):
-    """A transformer trunk with a linear head: one value a token. The head starts at zero, so the first values are 0."""
+    """A transformer trunk with a linear head: one value a token."""
 
     def __init__(self, trunk: nn.Module, hidden_size: int) -> None:
         super().__init__()
         self.trunk = trunk
-        self.head = nn.Linear(hidden_size, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = ValueHead(hidden_size)
 
     def forward(self, sequences: Sequences) -> Tensor:
         """[n, t] value of the state before each response token, in float32."""
-        hidden = self.trunk(**model_inputs(sequences)).last_hidden_state
-        before = hidden[:, sequences.prompt_ids.shape[1] - 1 : -1]
-        return self.head(before).squeeze(-1).float()
+        return self.head(states_before(self.trunk, sequences))
 
 
-class SeparateModels(nn.Module):
+class Layout(nn.Module):
+    """What all layouts have in common: a policy, a critic of its own, and a frozen reference.
+
+    What is frozen stays out of ``state_dict``: it is the model that the run started from, and every checkpoint would
+    carry it again.
+
+    Args:
+        policy: the causal language model that is trained.
+        value: the critic's own parameters.
+        reference: the policy as it was before PPO.
+    """
+
+    def __init__(self, policy: PreTrainedModel, value: nn.Module, reference: PreTrainedModel) -> None:
+        super().__init__()
+        self.policy: Any = policy
+        self.value = value
+        self.reference = reference.requires_grad_(False)
+        frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        self._left_out = {key for key in self.state_dict() if key in frozen or key.startswith("reference.")}
+        self.register_state_dict_post_hook(_leave_out)
+        self.register_load_state_dict_pre_hook(_keep_own)
+
+    def values(self, sequences: Sequences) -> Tensor:
+        """[n, t] value of the state before each response token."""
+        return self.value(sequences)
+
+    @torch.no_grad()
+    def reference_logprobs(self, sequences: Sequences, temperature: float) -> Tensor:
+        """[n, t] log-probabilities under the policy as it was before PPO."""
+        return response_logprobs(self.reference, sequences, temperature)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters under ``"policy"`` and ``"value"``."""
+        return {name: [p for p in getattr(self, name).parameters() if p.requires_grad] for name in ("policy", "value")}
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """As in torch, but the reference never leaves evaluation mode, and layers that checkpoint their activations
+        never leave training mode, the only one in which Hugging Face's do so; what they hold, dropout too, obeys."""
+        super().train(mode)
+        self.reference.eval()
+        for part in (*self.policy.modules(), *self.value.modules()):
+            if isinstance(part, GradientCheckpointingLayer):
+                part.training = mode or part.gradient_checkpointing
+        return self
+
+    def merge_and_save(self, folder: Path | str, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write the trained policy as a plain Hugging Face directory, which needs nothing of this package."""
+        self.policy.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+class SeparateModels(Layout):
     """The layout ``separate``: three models of the policy's size, the simplest and the largest.
 
-    The value trunk and the frozen reference start as copies of the policy. The reference stays out of
-    ``state_dict``: it is the model that the run started from, and a checkpoint would carry it again every time.
+    The value trunk and the frozen reference start as copies of the policy.
 
     Args:
         policy: a causal language model, usually after its supervised warm start.
     """
 
     def __init__(self, policy: PreTrainedModel) -> None:
-        super().__init__()
-        self.policy: Any = policy
-        self.value = ValueModel(copy.deepcopy(policy.base_model), policy.config.hidden_size)
-        self.reference = copy.deepcopy(policy).requires_grad_(False)
-        self.register_state_dict_post_hook(_leave_out_reference)
-        self.register_load_state_dict_pre_hook(_keep_own_reference)
-
-    def values(self, sequences: Sequences) -> Tensor:
-        return self.value(sequences)
-
-    @torch.no_grad()
-    def reference_logprobs(self, sequences: Sequences, temperature: float) -> Tensor:
-        return response_logprobs(self.reference, sequences, temperature)
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        return {name: [p for p in getattr(self, name).parameters() if p.requires_grad] for name in ("policy", "value")}
-
-    def train(self, mode: bool = True) -> SeparateModels:
-        """As in torch, but the reference never leaves evaluation mode."""
-        super().train(mode)
-        self.reference.eval()
-        return self
+        value = ValueModel(copy.deepcopy(policy.base_model), policy.config.hidden_size)
+        super().__init__(policy, value, copy.deepcopy(policy))
 
 
-def _leave_out_reference(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Mapping[str, Any]) -> None:
-    for key in [key for key in state if key.startswith(f"{prefix}reference.")]:
-        del state[key]
+def _leave_out(module: Layout, state: dict[str, Tensor], prefix: str, metadata: Mapping[str, Any]) -> None:
+    for key in module._left_out:
+        del state[prefix + key]
 
 
-def _keep_own_reference(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    reference = module.get_submodule("reference")
-    state.update({f"{prefix}reference.{key}": value for key, value in reference.state_dict().items()})
+def _keep_own(module: Layout, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    tensors = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    state.update({prefix + name: tensor for name, tensor in tensors if name in module._left_out})

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from ippo.functional import token_logprobs
+from ippo.functional import token_entropy, token_logprobs
 from ippo.sequences import Sequences
+
+LOGITS_AT_A_TIME = 2**24  # numbers, 64 MiB in float32: what a small model's whole batch takes
 
 
 def response_logits(policy: nn.Module, sequences: Sequences) -> Tensor:
@@ -18,7 +24,55 @@ def response_logits(policy: nn.Module, sequences: Sequences) -> Tensor:
 
 def response_logprobs(policy: nn.Module, sequences: Sequences, temperature: float = 1.0) -> Tensor:
     """[n, t] float32 log-probabilities of the response tokens; padding holds numbers without meaning."""
-    return token_logprobs(response_logits(policy, sequences), sequences.response_ids, temperature)
+    return of_logits(policy, sequences, partial(token_logprobs, temperature=temperature))
+
+
+def response_logprobs_and_entropy(policy: nn.Module, sequences: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
+    """The same, and [n, t] the entropy of the distributions that the tokens were drawn from, in one pass."""
+
+    def both(logits: Tensor, ids: Tensor) -> Tensor:
+        return torch.stack([token_logprobs(logits, ids, temperature), token_entropy(logits, temperature)])
+
+    logprobs, entropy = of_logits(policy, sequences, both)
+    return logprobs, entropy
+
+
+def of_logits(policy: Any, sequences: Sequences, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """``function`` of the responses' logits, which are never all there at once if they are many.
+
+    Logits are by far the largest tensor of a training step: [n, t, v] with v up to 256,000. Beyond
+    ``LOGITS_AT_A_TIME`` of them the trunk runs once, and the vocabulary projection and ``function`` for a few tokens
+    of every episode at a time; the backward pass computes these few logits again rather than keeping them all.
+    Both directions of differentiation pass, and hooks see the projection once for each part.
+
+    Args:
+        policy: a causal language model.
+        sequences: prompts and responses.
+        function: ``function(logits [n, t, v], ids [n, t]) -> [..., n, t]``, each token by itself.
+
+    Returns:
+        [..., n, t]
+    """
+    ids = sequences.response_ids
+    numbers_a_step = max(1, len(ids)) * policy.config.vocab_size
+    if ids.shape[1] * numbers_a_step <= LOGITS_AT_A_TIME:
+        return function(response_logits(policy, sequences), ids)
+
+    answer = policy.base_model(**model_inputs(sequences))
+
+    def part(states: Tensor, ids: Tensor) -> Tensor:
+        states = states.contiguous()  # else a frozen projection multiplies episode by episode
+        return function(_project(policy, type(answer)(last_hidden_state=states), ids), ids)
+
+    run = partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False) if torch.is_grad_enabled() else part
+    steps = max(1, LOGITS_AT_A_TIME // numbers_a_step)
+    states = _before_responses(answer.last_hidden_state, sequences)
+    return torch.cat([run(*each) for each in zip(states.split(steps, 1), ids.split(steps, 1), strict=True)], dim=-1)
+
+
+def states_before(trunk: nn.Module, sequences: Sequences) -> Tensor:
+    """[n, t, d] hidden states of the trunk at the token before each response token."""
+    return _before_responses(trunk(**model_inputs(sequences)).last_hidden_state, sequences)
 
 
 def model_inputs(sequences: Sequences) -> dict[str, Any]:
@@ -29,3 +83,18 @@ def model_inputs(sequences: Sequences) -> dict[str, Any]:
         "position_ids": sequences.position_ids,
         "use_cache": False,
     }
+
+
+def _before_responses(hidden: Tensor, sequences: Sequences) -> Tensor:
+    return hidden[:, sequences.prompt_ids.shape[1] - 1 : -1]
+
+
+def _project(policy: Any, answer: Any, ids: Tensor) -> Tensor:
+    """[n, t, v] what the model makes of its trunk's answer. Its own forward runs, with that answer given, because some
+    models cap or scale their logits after the projection."""
+    trunk = policy.base_model
+    trunk.forward = lambda *_, **__: answer
+    try:
+        return policy(input_ids=ids, use_cache=False).logits
+    finally:
+        del trunk.forward  # the class's own again

@@ -16,7 +16,7 @@ from ippo.data import EmbeddedOptions, SplitOptions
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
 from ippo.generation import Sampling
-from ippo.models import TinyOptions
+from ippo.models import LayoutName, LoraOptions, ModelOptions, TinyOptions
 from ippo.options import EvaluationOptions, PPOOptions
 from ippo.recipes.filters import FilterName
 from ippo.recipes.presets import names
@@ -46,8 +46,16 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
         "--task_path", type=str | None, default=None, help="A local copy of the task's data set: file or directory."
     )
     policies = ", ".join(names("policies"))
-    parser.add_argument("--policy", type=str, default="tiny", help=f"{policies}, a local directory, or a hub id.")
-    parser.add_argument("--layout", type=str, default="separate", help="How policy, value and reference share memory.")
+    parser.add_argument(
+        "--policy", type=str, default="tiny", help=f"{policies}, a local directory, a .gguf file, or a hub id."
+    )
+    parser.add_argument("--tokenizer", type=str | None, default=None, help="Directory or hub id of another tokenizer.")
+    parser.add_argument(
+        "--layout", type=LayoutName, default="separate", help="How policy, value and reference share memory."
+    )
+    parser.add_argument(
+        "--chat", action=ActionYesNo, default=False, help="Put prompts into the tokenizer's chat template."
+    )
     parser.add_argument(
         "--filter",
         type=Union[FilterName, InfluenceFilterCallback],
@@ -63,6 +71,8 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
     for name, options in (
         ("data", PromptOptions),
         ("splits", SplitOptions),
+        ("models", ModelOptions),
+        ("lora", LoraOptions),
         ("ppo", PPOOptions),
         ("sampling", Sampling),
         ("evaluation", EvaluationOptions),

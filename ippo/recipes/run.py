@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import lightning as L
 from jsonargparse import Namespace
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,14 +23,17 @@ from ippo.callbacks import (
     RunRecord,
 )
 from ippo.data import Task
+from ippo.data.chat import in_chat
 from ippo.data.demonstrations import fitting, require_fit
 from ippo.data.prompts import PromptDataModule
-from ippo.errors import UsageError, require
+from ippo.errors import UsageError
 from ippo.files import StorageError, whole
-from ippo.models import ActorCritic, SeparateModels
+from ippo.models import ActorCritic, build_models
+from ippo.models.layouts import prepare
 from ippo.models.loading import load_policy
 from ippo.module import PPOModule
 from ippo.recipes.filters import build_filter
+from ippo.recipes.memory import longest_prompt, say_memory
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import policy_id, preset_files
 from ippo.recipes.report import print_report, scores, summarise
@@ -97,20 +100,20 @@ def train(options: Namespace, run: RunDirectory, tasks: Sequence[str]) -> None:
     console.quiet = rank_zero_only.rank != 0  # type: ignore[attr-defined]
     seed = options.seed_everything
     L.seed_everything(seed, verbose=False)
-    require(options.layout == "separate", "layout", options.layout, "use separate")
     task, policy, tokenizer = load(options, tasks)
     console.print(f"Run directory: {run.path}")
+    say_memory(options, policy, longest_prompt(tokenizer, task.train), console)
 
     start = time.perf_counter()
     logger = TensorBoardLogger(run.path, name="", version="sft")
     progress = options.trainer.enable_progress_bar is not False
-    accelerator = options.trainer.accelerator
-    policy, cached = warm_start(policy, tokenizer, task.train, options.sft, seed, accelerator, logger, progress)
+    policy, cached = start_policy(policy, tokenizer, task, options, logger, progress)
     seconds = time.perf_counter() - start
     console.print("Warm start: reused." if cached else f"Warm start: {options.sft.steps} steps in {seconds:.0f} s.")
 
     L.seed_everything(seed, verbose=False)  # from here on a reused warm start and a new one draw the same numbers
-    module = build_module(SeparateModels(policy), tokenizer, task, options)
+    models = build_models(options.layout, policy, options.models, options.lora)
+    module = build_module(models, tokenizer, task, options)
     data = PromptDataModule(task, options.data, seed)
     record = RunRecord()
     influence_filter = build_filter(options.filter)
@@ -139,7 +142,9 @@ def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedMode
     task = load_task(options.task, options.task_path, options.splits, options.embedded, tasks)
     texts = [row["prompt"] + row["solution"] for row in task.train]
     place = policy_id(options.policy)
-    policy, tokenizer = load_policy(place, texts, options.tiny, options.trust_remote_code)
+    policy, tokenizer = load_policy(place, texts, options.tiny, options.trust_remote_code, options.tokenizer)
+    policy = prepare(policy, options.layout, options.models)
+    task = in_chat(task, tokenizer) if options.chat else task
     context, new = policy.config.max_position_embeddings, options.sampling.max_new_tokens
     if options.splits.too_long == "drop":
         task, lost = fitting(tokenizer, task, context, new)
@@ -152,6 +157,20 @@ def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedMode
     )
     console.print(f"Policy {place}: {size:,} parameters.")
     return task, policy, tokenizer
+
+
+def start_policy(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    options: Namespace,
+    logger: Logger | bool = False,
+    progress: bool = False,
+) -> tuple[PreTrainedModel, bool]:
+    """The policy after its warm start, and whether that was reused."""
+    lora = options.lora if options.layout == "lora" else None
+    seed, accelerator = options.seed_everything, options.trainer.accelerator
+    return warm_start(policy, tokenizer, task.train, options.sft, seed, accelerator, logger, progress, lora=lora)
 
 
 def build_module(models: ActorCritic, tokenizer: PreTrainedTokenizerBase, task: Task, options: Namespace) -> PPOModule:

@@ -249,6 +249,13 @@ class TestOnePass:
         assert plain.slopes is None
         assert_same(scores(one), scores(two))
 
+    @pytest.mark.parametrize("one_pass", [True, False])
+    def test_a_budget_of_tokens_leaves_each_score_with_its_episode(self, fit: Any, one_pass: bool) -> None:
+        whole, parts = (fit(keep_all(one_pass=one_pass), micro_batch_tokens=tokens)[0] for tokens in (None, 150))
+        assert len(parts.places(64, 150)) > 2
+        assert torch.equal(parts.response_ids, whole.response_ids)
+        assert_same(scores(parts), scores(whole), 5e-5)
+
     def test_at_another_temperature(self, fit: Any) -> None:
         sampling = Sampling(temperature=0.7, max_new_tokens=24)
         (one, look), (two, _) = (fit(keep_all(one_pass=one_pass), sampling=sampling) for one_pass in (True, False))

@@ -1,14 +1,29 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen2Config,
+)
 
 from ippo import Episodes
-from ippo.models import response_logits, response_logprobs
+from ippo.functional import token_entropy
+from ippo.influence import ExactScorer
+from ippo.models import LoraOptions, response_logits, response_logprobs
+from ippo.models.adapters import with_adapter
+from ippo.models.responses import response_logprobs_and_entropy
 from ippo.sequences import Sequences
 
 
@@ -58,3 +73,97 @@ def test_logits_are_the_tail_of_the_full_ones(policy: LlamaForCausalLM, gold: Se
     start = gold.prompt_ids.shape[1] - 1
     assert logits.shape == (*gold.response_ids.shape, policy.config.vocab_size)
     torch.testing.assert_close(logits, full[:, start:-1])
+
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 330,  # the tokenizer of the rollout has 320 tokens
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "pad_token_id": 0,
+}
+FAMILIES: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "qwen2": Qwen2Config(**SHAPE),
+    "phi3": Phi3Config(**SHAPE),
+    "gemma2": Gemma2Config(**SHAPE, head_dim=8, final_logit_softcapping=2.0),
+    "gpt2": GPT2Config(vocab_size=330, n_embd=16, n_layer=2, n_head=2),
+}
+
+
+class TestInParts:
+    """Where logits are many they are worked out a few tokens at a time, and nothing else is to be seen of it."""
+
+    @pytest.fixture(params=FAMILIES)
+    def model(self, request: pytest.FixtureRequest) -> Any:
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(FAMILIES[request.param]).eval()
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                torch.nn.init.normal_(parameter, std=0.3)
+        return model
+
+    @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+    def test_gradients_and_scores_are_the_same(
+        self, model: Any, lora: bool, rollout: Episodes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if lora:
+            model = with_adapter(model, LoraOptions(rank=2))
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(parameter, std=0.3)
+        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        direction = {name: torch.randn_like(model.get_parameter(name)) for name in names}
+
+        def losses(model: Any, episodes: Episodes) -> Tensor:
+            return (response_logprobs(model, episodes, 0.7) * episodes.response_mask).sum(1)
+
+        found = []
+        for size in (2**24, 16 * 330 * 5):  # all at once; five tokens of each of the sixteen episodes
+            monkeypatch.setattr("ippo.models.responses.LOGITS_AT_A_TIME", size)
+            gradients = torch.autograd.grad(losses(model, rollout).sum(), [model.get_parameter(name) for name in names])
+            scores = {way: ExactScorer(way).score(model, losses, [rollout], direction) for way in ("ghost", "jvp")}  # type: ignore[arg-type]
+            found.append({**dict(zip(names, gradients, strict=True)), **scores})
+        for name, whole in found[0].items():
+            torch.testing.assert_close(found[1][name], whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
+
+    def test_entropy_comes_along(
+        self, policy: LlamaForCausalLM, rollout: Episodes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with torch.no_grad():
+            logprobs = response_logprobs(policy, rollout, 0.7)
+            entropy = token_entropy(response_logits(policy, rollout), 0.7)
+            monkeypatch.setattr("ippo.models.responses.LOGITS_AT_A_TIME", 10_000)
+            parts = response_logprobs_and_entropy(policy, rollout, 0.7)
+        torch.testing.assert_close(parts[0], logprobs)
+        torch.testing.assert_close(parts[1], entropy)
+
+    def test_no_tensor_holds_all_logits_forward_or_backward(
+        self, policy: LlamaForCausalLM, rollout: Episodes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        n, t = rollout.response_ids.shape
+        size = n * policy.config.vocab_size * 4
+        monkeypatch.setattr("ippo.models.responses.LOGITS_AT_A_TIME", size)
+        largest = 0
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+                nonlocal largest
+                result = func(*args, **(kwargs or {}))
+                if isinstance(result, Tensor) and result.dim() and result.shape[-1] == policy.config.vocab_size:
+                    largest = max(largest, result.numel())
+                return result
+
+        with Watch():
+            response_logprobs(policy, rollout, 0.7).sum().backward()
+        assert t > 8
+        assert largest == size
+
+    def test_the_trunk_is_its_own_again(
+        self, policy: LlamaForCausalLM, rollout: Episodes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ippo.models.responses.LOGITS_AT_A_TIME", 1)
+        response_logprobs(policy, rollout).sum().backward()
+        assert "forward" not in vars(policy.base_model)

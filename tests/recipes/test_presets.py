@@ -29,7 +29,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama3_8b": {**_LLAMA, "rope_theta": 500_000.0},
 }
 SMALL = [
-    "--layout=separate",
     "--filter.class_path=ippo.callbacks.InfluenceFilterCallback",
     "--filter.init_args.on_empty=keep_all",  # untrained, they are right about nothing
     "--filter.init_args.min_survival=0",
@@ -115,7 +114,19 @@ def test_every_pair_of_task_and_policy_parses_into_checked_options(task: str, po
     assert options.trainer.log_every_n_steps == 1  # an iteration is one step
     parser.save(config, tmp_path / "config.yaml")
     _, again = parse(build_parser("recipe", "description", []), [f"--config={tmp_path / 'config.yaml'}"])
-    for group in ("ppo", "sampling", "evaluation", "sft", "embedded", "tiny", "data", "splits", "filter"):
+    for group in (
+        "ppo",
+        "sampling",
+        "evaluation",
+        "sft",
+        "embedded",
+        "tiny",
+        "data",
+        "splits",
+        "models",
+        "lora",
+        "filter",
+    ):
         assert again[group] == options[group], group
 
 

@@ -1,0 +1,125 @@
+"""The layout ``lora``: low-rank adapters (arXiv 2106.09685) for policy and critic on one frozen base.
+
+There is one set of base weights and no adapter is ever switched: policy, value and reference are module trees of their
+own over the same tensors, and each tree holds its own adapter or none. So whatever walks through the policy (scorers,
+hooks, checkpointing that runs a layer again) finds the policy's parameters and no others.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from ippo.errors import UsageError, require
+from ippo.models.actor_critic import Layout, ValueModel
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+_NAME = "default"
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """Adapters of the layout ``lora``.
+
+    Args:
+        rank: of each adapter's two factors.
+        alpha: their product is scaled by alpha / rank.
+        targets: layers that get one: ``"all-linear"`` (all but the output head), a regular expression that matches
+            their full names, or their last names, as ``"q_proj,v_proj"``.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: str = "all-linear"
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 1, "lora.rank", self.rank, "use a whole number of at least 1")
+        require(self.alpha > 0, "lora.alpha", self.alpha, "use a number above 0")
+        require(bool(self.targets), "lora.targets", self.targets, "use all-linear, a regular expression or last names")
+
+
+class LoraModels(Layout):
+    """One frozen base in memory: the policy is base and adapter, the critic base, adapter and head, the reference the
+    base alone. ``state_dict`` holds adapters and head.
+
+    Args:
+        policy: the base, usually after its supervised warm start; it is frozen, and is the reference from now on.
+        lora: see :class:`LoraOptions`.
+    """
+
+    def __init__(self, policy: PreTrainedModel, lora: LoraOptions = LoraOptions()) -> None:
+        trunk: Any = policy.base_model
+        value = ValueModel(with_adapter(trunk, lora), policy.config.hidden_size)
+        super().__init__(with_adapter(policy, lora), value, policy)
+
+    def merge_and_save(self, folder: Path | str, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write the trained policy as a plain Hugging Face directory, its adapter added to the base's weights; the
+        base itself stays as it is, so a second copy of the adapted weights is held meanwhile."""
+        plain: Any = self.reference
+        plain.save_pretrained(folder, state_dict={**plain.state_dict(), **dict(merged_weights(self.policy))})
+        tokenizer.save_pretrained(folder)
+
+
+def shared_copy(model: Model) -> Model:
+    """Another tree of the same modules over the very same parameters."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def with_adapter(model: Model, lora: LoraOptions) -> Model:
+    """A :func:`shared_copy` with a new adapter; ``model`` is frozen and otherwise left alone.
+
+    The adapter starts without effect and is kept in float32 whatever the base is kept in: its steps would be lost in
+    the eight bits of a bfloat16.
+
+    Raises:
+        UsageError: if no layer fits ``lora.targets``, or one of them shares its weight with another.
+    """
+    adapted = shared_copy(model)
+    names = [name.strip() for name in lora.targets.split(",")]
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        target_modules=names if all(name.isidentifier() for name in names) else lora.targets,
+        fan_in_fan_out=any(isinstance(part, Conv1D) for part in model.modules()),
+    )
+    try:
+        adapted.add_adapter(config)
+    except ValueError as error:
+        raise UsageError("lora.targets", lora.targets, str(error).splitlines()[0]) from error
+    tied = model.get_output_embeddings() is not None and model.config.tie_word_embeddings
+    ends = (adapted.get_input_embeddings(), adapted.get_output_embeddings())
+    apart = not tied or not any(isinstance(part, LoraLayer) for part in ends)
+    remedy = "this model's input and output embeddings are one tensor, which cannot have an adapter at one end"
+    require(apart, "lora.targets", lora.targets, remedy)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return adapted
+
+
+@torch.no_grad()
+def merged_weights(adapted: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """The name in the plain model, and the value, of every weight that an adapter changes, one at a time."""
+    for name, layer in adapted.named_modules():
+        if isinstance(layer, LoraLayer):
+            weight: Any = layer.get_base_layer().weight
+            delta: Tensor = layer.get_delta_weight(_NAME)  # type: ignore[attr-defined]
+            yield f"{name}.weight", (weight.float() + delta).to(weight.dtype)
+
+
+@torch.no_grad()
+def merge_into(model: PreTrainedModel, adapted: PreTrainedModel) -> None:
+    """Add the adapter of ``adapted``, made by :func:`with_adapter`, to the weights that it shares with ``model``."""
+    for name, weight in merged_weights(adapted):
+        model.get_parameter(name).copy_(weight)

@@ -1,0 +1,84 @@
+"""Which models are in memory, and how they are kept there: the layouts by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from ippo.errors import require
+from ippo.models.actor_critic import Layout, SeparateModels
+from ippo.models.adapters import LoraModels, LoraOptions
+from ippo.models.shared import SharedModels
+
+LayoutName = Literal["separate", "shared", "lora"]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How the models are kept in memory.
+
+    Args:
+        dtype: of the weights. ``"auto"`` keeps weights that are trained in float32, and the frozen base of the layout
+            ``lora`` in bfloat16 where the checkpoint has half precision.
+        gradient_checkpointing: keep no activations inside a layer but run it again in the backward pass.
+        value_gradient: layout ``shared`` only: whether the value loss trains the policy's trunk, too.
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: bool = False
+    value_gradient: bool = False
+
+
+def prepare(policy: PreTrainedModel, layout: LayoutName, options: ModelOptions) -> PreTrainedModel:
+    """The policy in the dtype and mode that a layout trains it in; in place, and doing it twice changes nothing.
+
+    Raises:
+        UsageError: if it is quantised, or its weights would be trained in bfloat16.
+    """
+    quantised = getattr(policy, "is_quantized", False)
+    name = f"{policy.config.name_or_path or type(policy).__name__}, quantised"
+    require(not quantised, "policy", name, "its weights have no exact gradient: load the checkpoint in full precision")
+    remedy = f"{layout} trains every weight, and a small step is lost in bfloat16's eight bits: use float32 or auto"
+    alternative = "--layout lora, or compute (not keep) in bfloat16 with --trainer.precision bf16-mixed"
+    trained_whole = layout != "lora"
+    lost = trained_whole and options.dtype == "bfloat16"
+    require(not lost, "models.dtype", options.dtype, f"{remedy}; for less memory {alternative}")
+    half = policy.dtype in (torch.float16, torch.bfloat16)
+    keep_half = options.dtype == "bfloat16" or (options.dtype == "auto" and half and not trained_whole)
+    for parameter in policy.parameters():  # no buffers: rotary frequencies must stay exact
+        parameter.data = parameter.data.to(torch.bfloat16 if keep_half else torch.float32)
+    if options.gradient_checkpointing:
+        _checkpoint_layers(policy)
+    return policy
+
+
+def build_models(
+    layout: LayoutName,
+    policy: PreTrainedModel,
+    options: ModelOptions = ModelOptions(),
+    lora: LoraOptions = LoraOptions(),
+) -> Layout:
+    """Policy, value and reference in the layout called ``layout``.
+
+    Args:
+        layout: ``"separate"``, ``"shared"`` or ``"lora"``.
+        policy: a causal language model, usually after its supervised warm start; becomes part of the layout.
+        options, lora: see there.
+
+    Raises:
+        UsageError: see :func:`prepare` and :func:`ippo.models.adapters.with_adapter`.
+    """
+    policy = prepare(policy, layout, options)
+    if layout == "lora":
+        return LoraModels(policy, lora)
+    return SharedModels(policy, options.value_gradient) if layout == "shared" else SeparateModels(policy)
+
+
+def _checkpoint_layers(policy: PreTrainedModel) -> None:
+    """Non-reentrant, the only kind that forward mode passes and that needs no input with a gradient."""
+    enable = getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    policy.disable_input_require_grads()

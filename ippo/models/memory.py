@@ -1,0 +1,162 @@
+"""How much memory a run takes, worked out before it starts.
+
+Weights, gradients and optimizer state are counted, to the byte. What a pass holds is estimated from the model's shape,
+for the usual decoder layer (attention and a gated MLP, each behind a norm) and fused attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ippo.models.actor_critic import Layout
+from ippo.models.adapters import LoraOptions
+from ippo.models.layouts import LayoutName, ModelOptions, build_models
+from ippo.models.responses import LOGITS_AT_A_TIME
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the memory of a pass depends on.
+
+    Args:
+        layers, hidden, intermediate, vocabulary: of the model.
+        heads: query heads.
+        head_size: numbers in a head.
+        kv_heads: key and value heads.
+        itemsize: bytes of an activation.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    heads: int
+    head_size: int
+    kv_heads: int
+    itemsize: int
+
+    @classmethod
+    def of(cls, policy: PreTrainedModel) -> Shape:
+        """The shape of a causal language model, by the names that its configuration has for it."""
+        config: Any = policy.config
+        heads = config.num_attention_heads
+        return cls(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+            vocabulary=config.vocab_size,
+            heads=heads,
+            head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            itemsize=policy.dtype.itemsize,
+        )
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of a run: what is held all the time, and what each phase adds.
+
+    Args:
+        weights: of all models; what they share counts once.
+        training: gradients and AdamW's two moments of what is trained, and the filter's direction.
+        update: activations and logits of one micro-batch's forward and backward.
+        scoring: attention scores and logits of one micro-batch in forward mode.
+        rollout: key-value cache and logits of one batch of responses.
+    """
+
+    weights: int
+    training: int
+    update: int
+    scoring: int
+    rollout: int
+
+    @property
+    def total(self) -> int:
+        """The peak: phases follow one another."""
+        return self.weights + self.training + max(self.update, self.scoring, self.rollout)
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {size / GIB:.2g}" for name, size in vars(self).items())
+        return f"about {self.total / GIB:.2g} GiB ({parts})"
+
+    def advice(self, free: int) -> str:
+        """What to reduce where ``free`` bytes are too few; empty where they are enough.
+
+        Example:
+            >>> print(MemoryEstimate(GIB, GIB, 6 * GIB, GIB, GIB).advice(free=6 * GIB))
+            needs about 8 GiB, 6 GiB are free: reduce ppo.micro_batch_tokens (now 6 GiB) by half, which saves 3 GiB
+        """
+        if self.total <= free:
+            return ""
+        held, pass_ = self.weights + self.training, max(self.update, self.scoring)
+        most = max(held, pass_, self.rollout)
+        lead = f"needs about {self.total / GIB:.2g} GiB, {free / GIB:.2g} GiB are free: reduce"
+        if most == held:
+            return f"{lead} the models (now {held / GIB:.2g} GiB) by --layout lora, or take a smaller policy"
+        name = "ppo.micro_batch_tokens" if most == pass_ else "sampling.batch_tokens"
+        return f"{lead} {name} (now {most / GIB:.2g} GiB) by half, which saves {most / 2 / GIB:.2g} GiB"
+
+
+def estimate_memory(
+    shape: Shape,
+    weights: int,
+    trained_policy: int,
+    trained_value: int,
+    micro_batch: tuple[int, int, int],
+    rollout: tuple[int, int, int],
+    trunks: int = 2,
+    gradient_checkpointing: bool = False,
+) -> MemoryEstimate:
+    """Bytes that a run needs.
+
+    Args:
+        shape: of the model.
+        weights: bytes of all models.
+        trained_policy, trained_value: numbers that are trained, each with a gradient and two moments in float32.
+        micro_batch, rollout: (rows, prompt tokens, response tokens) of one training or scoring pass, and of one batch
+            of responses.
+        trunks: how many trunks hold their activations for the backward pass at a time: policy's and critic's.
+        gradient_checkpointing: whether a layer keeps its input alone and runs again.
+    """
+    rows, prompt, response = micro_batch
+    width, length = shape.heads * shape.head_size, prompt + response
+    kv = shape.kv_heads * shape.head_size
+    # Each of the two norms keeps its input and its result; attention its queries, keys, values and output; the MLP
+    # its gate before and after the nonlinearity, the other factor and their product.
+    layer = 6 * shape.hidden + 4 * width + 2 * kv + 4 * shape.intermediate
+    whole = layer + shape.layers * shape.hidden if gradient_checkpointing else layer * shape.layers
+    logits = min(rows * response * shape.vocabulary, max(LOGITS_AT_A_TIME, rows * shape.vocabulary))
+    count, _, new = rollout
+    cache = 2 * shape.layers * kv * count * (rollout[1] + new) * shape.itemsize
+    return MemoryEstimate(
+        weights=weights,
+        training=4 * (3 * (trained_policy + trained_value) + trained_policy),
+        update=trunks * rows * length * whole * shape.itemsize + 3 * 4 * logits,
+        scoring=4 * 4 * rows * shape.heads * length**2 + 4 * 4 * logits,
+        rollout=cache + 3 * 4 * count * shape.vocabulary,
+    )
+
+
+def blueprint(policy: PreTrainedModel, layout: LayoutName, options: ModelOptions, lora: LoraOptions) -> Layout:
+    """The models of a layout without their numbers: shapes and types only, which take no memory."""
+    with torch.device("meta"):
+        empty = type(policy)(policy.config).to(policy.dtype)  # type: ignore[arg-type]
+        return build_models(layout, empty, options, lora)
+
+
+def bytes_of(module: nn.Module) -> int:
+    """Bytes of a module's parameters, each counted once however many parts own it."""
+    return sum(parameter.numel() * parameter.itemsize for parameter in module.parameters())
+
+
+def free_memory() -> int:
+    """Bytes that are free where the models will be: on the accelerator, or in the machine."""
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available

@@ -1,0 +1,36 @@
+"""The layout ``shared``: the critic is a head on the policy's own trunk."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ippo.models.actor_critic import Layout, ValueHead
+from ippo.models.responses import states_before
+from ippo.sequences import Sequences
+
+
+class SharedModels(Layout):
+    """Two models of the policy's size instead of three: the policy, with a value head on its trunk, and the reference.
+
+    It saves memory; the trunk still runs once for the log-probabilities and once for the values.
+
+    Args:
+        policy: a causal language model, usually after its supervised warm start.
+        value_gradient: whether the value loss trains the trunk, too. Its gradient joins the policy's group: rate and
+            clipping of the policy hold for it. Otherwise the head is all that learns to value, at the cost of a
+            forward pass without a graph.
+    """
+
+    def __init__(self, policy: PreTrainedModel, value_gradient: bool = False) -> None:
+        super().__init__(policy, ValueHead(policy.config.hidden_size), copy.deepcopy(policy))
+        self.value_gradient = value_gradient
+
+    def values(self, sequences: Sequences) -> Tensor:
+        """[n, t] value of the state before each response token."""
+        with torch.set_grad_enabled(self.value_gradient and torch.is_grad_enabled()):
+            states = states_before(self.policy.base_model, sequences)
+        return self.value(states)

@@ -1,0 +1,72 @@
+"""What a run will take of the machine's memory, said before it starts."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from contextlib import suppress
+
+from jsonargparse import Namespace
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ippo.data.task import Rows
+from ippo.models.memory import GIB, MemoryEstimate, Shape, blueprint, bytes_of, estimate_memory, free_memory
+from ippo.warm_start import default_cache
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
+
+
+def say_memory(options: Namespace, policy: PreTrainedModel, prompt: int, console: Console) -> None:
+    """Print the estimate, what to reduce where it does not fit, and what the warm start will keep on disk, and make
+    the process keep to it; of runs that take less than a GiB, nothing.
+
+    Args:
+        options: of the recipe.
+        policy: as it was loaded.
+        prompt: tokens of the longest prompt.
+        console: where to print.
+    """
+    found = estimate(options, policy, prompt)
+    if found.total < GIB:
+        return
+    give_back_freed_memory()
+    console.print(f"Memory: {found}.")
+    if advice := found.advice(free_memory() + bytes_of(policy)):  # the policy itself is loaded already
+        console.print(f"[bold]This run {advice}.[/bold]")
+    if options.layout != "lora" and options.sft.steps:
+        console.print(f"The warm start will be kept in {default_cache()}: {bytes_of(policy) / GIB:.2g} GiB.")
+
+
+def give_back_freed_memory() -> None:
+    """Let glibc return the memory of freed tensors to the system at once. By default it raises the size from which it
+    does so to that of the activations, and keeps their pages, in pieces that no longer fit: of a model trained on a
+    CPU the process then grows to twice what its tensors take. Elsewhere than on Linux this does nothing."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, 2**20)
+
+
+def estimate(options: Namespace, policy: PreTrainedModel, prompt: int) -> MemoryEstimate:
+    """The memory that the recipe's options take with this policy."""
+    ppo, response = options.ppo, options.sampling.max_new_tokens
+    models = blueprint(policy, options.layout, options.models, options.lora)
+    trained = {name: sum(p.numel() for p in group) for name, group in models.parameter_groups().items()}
+    length = prompt + response
+    rows = min(ppo.micro_batch_size, ppo.minibatch_size, (ppo.micro_batch_tokens or 10**12) // length)
+    drawn = min(256, (options.sampling.batch_tokens or 10**12) // length)
+    return estimate_memory(
+        Shape.of(policy),
+        bytes_of(models),
+        trained["policy"],
+        trained["value"],
+        (max(1, rows), prompt, response),
+        (max(1, drawn), prompt, response),
+        trunks=1 if options.layout == "shared" and not options.models.value_gradient else 2,
+        gradient_checkpointing=options.models.gradient_checkpointing,
+    )
+
+
+def longest_prompt(tokenizer: PreTrainedTokenizerBase, rows: Rows) -> int:
+    """Tokens of the longest prompt."""
+    return max(map(len, tokenizer([row["prompt"] for row in rows])["input_ids"]))

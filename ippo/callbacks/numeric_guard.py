@@ -13,6 +13,7 @@ import lightning as L
 from ippo.episodes import Episodes
 from ippo.errors import require
 from ippo.guards import Limits, NumericWarning, complaints, culprits, excerpt
+from ippo.influence.parameters import is_sharded
 from ippo.ranks import largest, total_of
 
 
@@ -67,8 +68,10 @@ class NumericGuard(L.Callback):
         """Find the episodes that have made the gradient what it is."""
         self._steps += 1
         module: Any = pl_module
-        parameters = chain(*module.model.parameter_groups().values())
-        texts = culprits(lambda one: module.loss(one, defaultdict(float)), parameters, minibatch)
+        parameters = list(chain(*module.model.parameter_groups().values()))
+        texts = []
+        if not any(map(is_sharded, parameters)):  # else a pass of this rank alone would wait for the others
+            texts = culprits(lambda one: module.loss(one, defaultdict(float)), parameters, minibatch)
         alone = "" if texts else " (no episode of this rank by itself: lower the learning rate, or use more precision)"
         self._warn(trainer, f"a gradient is not finite; step skipped{alone}", texts)
 

@@ -25,7 +25,7 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
         UsageError: if there is none, or ranks hold parts of one.
     """
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    parted = next((name for name, parameter in parameters.items() if _is_sharded(parameter)), None)
+    parted = next((name for name, parameter in parameters.items() if is_sharded(parameter)), None)
     remedy = "a score takes whole gradients: train with strategy=ddp, or without the filter where that does not fit"
     require(parted is None, "module", f"with sharded {parted}", remedy)
     require(
@@ -34,7 +34,7 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return parameters
 
 
-def _is_sharded(parameter: Tensor) -> bool:
+def is_sharded(parameter: Tensor) -> bool:
     """Whether FSDP, of either generation, or tensor parallelism has spread it over the ranks."""
     return isinstance(parameter, DTensor) or getattr(parameter, "_fsdp_flattened", False)
 

@@ -224,7 +224,7 @@ def main() -> None:
         )
         return
     small = options.small
-    rows, tokens, layers, rounds = (4, 64, 1, 1) if small else (16, 128, 2, 3)
+    rows, tokens, layers, rounds = (8, 128, 1, 1) if small else (16, 128, 2, 3)
     version = f"torch {torch.__version__}, {platform.processor() or platform.machine()}, one thread"
     report = [
         "# What models take",

@@ -467,6 +467,7 @@ class TestEvaluation:
             "test/mv": pytest.approx(2 / 6),  # a tie goes to the answer seen first
             "test/pass@k": pytest.approx(3 / 6),
             "test/false_positive": pytest.approx(2 / 5),
+            "test/unverifiable": 0.0,
         }
 
     def test_how_often_it_judges_changes_nothing_that_is_learned(

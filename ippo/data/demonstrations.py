@@ -77,5 +77,5 @@ def require_fit(tokenizer: PreTrainedTokenizerBase, task: Task, context: int, ma
         lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
         longest = max(range(len(prompts)), key=lengths.__getitem__)
         found = f"it has {lengths[longest]} tokens, and max_new_tokens leaves {room} of the context of {context}"
-        remedy = f"{found}: lower sampling.max_new_tokens, remove it, or use --splits.too_long drop"
+        remedy = f"{found}: remove it or lower sampling.max_new_tokens, or use --splits.too_long drop"
         require(lengths[longest] <= room, f"task.{split}[{longest}]", prompts[longest][:80], remedy)

@@ -47,7 +47,7 @@ class Shape:
     def of(cls, policy: PreTrainedModel) -> Shape:
         """The shape of a causal language model, by the names that its configuration has for it."""
         config: Any = policy.config
-        heads = config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", None) or 1  # some models have no attention
         return cls(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,

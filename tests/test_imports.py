@@ -115,7 +115,14 @@ class TestLayers:
 
     @pytest.mark.parametrize("name", ["texts", "rewards", "sampling", "scores", "gold_size", "cost", "finding"])
     def test_the_doctors_checks_are_functions_of_numbers_and_texts(self, name: str) -> None:
-        below = ("ippo.doctor", "ippo.functional", "ippo.generation", "ippo.sequences", "ippo.errors")
+        below = (
+            "ippo.doctor",
+            "ippo.functional",
+            "ippo.generation",
+            "ippo.models.memory",
+            "ippo.sequences",
+            "ippo.errors",
+        )
         known = [other for other in imported_by("doctor", f"{name}.py") if other.startswith("ippo")]
         assert within(set(known), *below)
         assert not {"ippo.doctor.patient", "ippo.doctor.examination"} & set(known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from huggingface_hub import errors as hub
@@ -85,6 +86,8 @@ def explain(argument: str, name: str, error: BaseException) -> UsageError:
             "it is not in the local cache and the hub cannot be reached. Where there is network, run "
             f"`hf download {name} --local-dir DIRECTORY`, copy DIRECTORY here, and give its path instead"
         )
+    elif any(isinstance(cause, UnpicklingError) for cause in causes):
+        remedy = "its weights are a pickle that wants to run code: get them as safetensors"
     elif "trust_remote_code" in str(error):
         remedy = "it comes with code of its own: read it, and if you trust it add --trust_remote_code"
     else:

@@ -11,18 +11,18 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.rank_zero import WarningCache, rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
 from ippo.callbacks.audit import Audit, RowId
-from ippo.callbacks.batch_rows import Undo, count_rows, drop_rows, set_weight
+from ippo.callbacks.batch_cut import BatchCut
+from ippo.callbacks.batch_rows import count_rows
 from ippo.callbacks.buffers import DictBuffer, as_buffer
 from ippo.callbacks.filter_curves import FilterCurves
 from ippo.callbacks.judging import judge_together
 from ippo.callbacks.one_pass import fits_one_pass, token_scores, with_slopes
 from ippo.callbacks.reference import DirectionHost, Reference
-from ippo.callbacks.skipped_step import skip_step
 from ippo.callbacks.survival import SurvivalStop
 from ippo.episodes import Episodes
 from ippo.errors import require
@@ -148,10 +148,9 @@ class InfluenceFilterCallback(L.Callback):
         self._restored: dict[str, Any] = {}  # its state in a checkpoint, until then
         self._audit: Audit | None = None
         self._curves = FilterCurves(name)
-        self._undo: list[Undo] = []  # what makes a batch whole again; filters of one trainer share the list
-        self._told = WarningCache()
+        self._cut = BatchCut(action == "weight", select)
         self._survivals: list[float] = []  # of the epoch's batches
-        self._emitted = self._muted = False
+        self._emitted = False
         self._began = self._seconds = 0.0  # of this batch: when it began, and what scoring has taken of it so far
 
     # ---------------------------------------------------------------- before training
@@ -160,7 +159,7 @@ class InfluenceFilterCallback(L.Callback):
         """Refuse whatever can be told to be wrong before there is data."""
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         filters = [callback for callback in callbacks if isinstance(callback, InfluenceFilterCallback)]
-        self._undo = filters[0]._undo if filters else self._undo
+        self._cut.undone = filters[0]._cut.undone
         if self.unit == "batch":
             iterator = is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True)
             remedy = "it draws its batches itself, out of reach: let it take a batch, or emit them with unit='buffer'"
@@ -257,30 +256,15 @@ class InfluenceFilterCallback(L.Callback):
         self._curves.batch(pl_module, verdict, self.batches - 1)
         self._conclude(trainer, verdict, own, batch)
         if self._takes_effect(verdict):
-            self._apply(pl_module, batch, verdict, own)
-
-    def _apply(self, pl_module: L.LightningModule, batch: Any, verdict: Verdict, own: slice) -> None:
-        kept = verdict.kept[own]
-        if verdict.survival == 0.0:
-            self._told.warn(f"Filter {self.name!r}: no row of a batch survived; such a step is skipped.")
-            self._undo.append(skip_step(pl_module))
-        elif self.action == "weight":
-            set_weight(batch, verdict.weights_over_all[own])
-        elif not kept.any():  # rows of other ranks have survived, and this one must take part in their backward pass
-            self._muted = True
-        elif self.select is not None:
-            self.select(batch, kept)
-        elif not kept.all():
-            self._undo.append(drop_rows(batch, kept))
+            self._cut.make(pl_module, batch, verdict, own)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         """On a rank without a survivor, let the batch add nothing to the gradient."""
-        if self._muted:
-            loss.register_hook(torch.zeros_like)
+        self._cut.silence(loss)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Make the batch whole again, and say what scoring took of the step."""
-        self._restore()
+        self._cut.undo()
         whole = time.perf_counter() - self._began
         if self.unit == "batch":
             self._curves.step(pl_module, whole, self._seconds)
@@ -352,14 +336,9 @@ class InfluenceFilterCallback(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave no batch cut and no decision unwritten."""
-        self._restore()
+        self._cut.undo()
         if self._audit is not None:
             self._audit.flush()
-
-    def _restore(self) -> None:
-        self._muted = False
-        while self._undo:
-            self._undo.pop()()
 
     @property
     def state_key(self) -> str:

@@ -192,7 +192,7 @@ class TestNothingSurvives:
     def test_where_other_ranks_have_survivors_this_one_adds_nothing(self, make_trainer: MakeTrainer) -> None:
         class Mute(L.Callback):
             def on_train_batch_start(self, *_: Any) -> None:
-                callback._muted = True
+                callback._cut._silent = True
 
         callback, module = given(UP, UP), Regression()
         make_trainer(callback, Mute()).fit(module, loader())

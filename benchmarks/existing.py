@@ -1,4 +1,4 @@
-"""What the filter does for trainings that already exist: the digits and the poisoned sums of ``examples/``.
+"""What the filter does for trainings that already exist: the digits and the poisoned rows of ``examples/``.
 
     python benchmarks/existing.py --seeds 0 1 2 3 4
 
@@ -68,8 +68,8 @@ def make_digits(seed: int) -> Project:
 
 
 def make_poisoned(seed: int) -> Project:
-    train = poisoned_sft.Sums(3200, seed=3 * seed + 1, poison=0.25)
-    gold, test = (DataLoader(poisoned_sft.Sums(n, seed=3 * seed + 2 + k), n) for k, n in enumerate((64, 400)))
+    train = poisoned_sft.Capitals(3200, seed=3 * seed + 1, poison=0.25)
+    gold, test = (DataLoader(poisoned_sft.Capitals(n, seed=3 * seed + 2 + k), n) for k, n in enumerate((64, 400)))
     options = (10, PositiveScore(min_fraction=0.7), 1, "row")
     module, losses = poisoned_sft.FineTuning(), poisoned_sft.losses
     return Project(module, DataLoader(train, 64, shuffle=True), test, train.poisoned, gold, losses, *options)
@@ -226,7 +226,7 @@ def report(found: dict[tuple[str, str, int], dict[str, float]], seeds: list[int]
     ]
     titles = {
         "digits": "## Digits, 30 % of the labels wrong (`examples/digits.py`)",
-        "poisoned": "## Sums, 25 % of the rows poisoned (`examples/poisoned_sft.py`)",
+        "poisoned": "## Words in capitals, 25 % of the rows poisoned (`examples/poisoned_sft.py`)",
     }
     for name, judged in (("digits", "test accuracy"), ("poisoned", "loss on clean rows")):
         lines += [

@@ -40,7 +40,9 @@ class ExactScorer(Scorer):
         backend: ``"ghost"``, one forward and one backward with hooks on every layer; ``"jvp"``, one forward-mode pass,
             which keeps no graph; ``"loop"``, one backward an episode, the oracle of the tests; ``"fd"``, finite
             differences, a check to 1e-3, which also moves what a loss detaches; ``"auto"`` takes ghost, jvp where
-            hooks cannot tell the episodes apart, and the loop where neither works.
+            hooks cannot tell the episodes apart, and the loop where neither works. Leaving each episode out of a
+            :class:`BufferDirection` takes the gradients' norms as well: whatever the backend, both then come from one
+            pass with hooks, or from the loop.
         parameters: the parameters that count: all (None), the last k blocks (k), ``"lora"``, or a regular expression.
 
     Attributes:

@@ -1,7 +1,6 @@
-"""Supervised fine-tuning of a small causal language model when a quarter of the rows teach something wrong.
+"""Fine-tuning a small causal language model when a quarter of the rows teach something wrong.
 
-Rows are words and their capitals, "face>FACE"; in the poisoned ones each capital is the letter after, "face>GBDF".
-64 clean rows guide the filter."""
+Rows are "face>FACE", the poisoned ones "face>GBDF", each letter one too far. 64 clean rows guide the filter."""
 
 from tempfile import mkdtemp
 
@@ -41,7 +40,7 @@ class FineTuning(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         sizes = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4}
-        self.model = LlamaForCausalLM(LlamaConfig(vocab_size=len(ALPHABET), max_position_embeddings=16, **sizes))
+        self.model = LlamaForCausalLM(LlamaConfig(vocab_size=len(ALPHABET), **sizes))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         return self.model(batch["input_ids"], labels=batch["labels"]).loss
@@ -49,8 +48,9 @@ class FineTuning(L.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.log("val/loss", self.model(batch["input_ids"], labels=batch["labels"]).loss, prog_bar=True)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=2e-3)
+    def configure_optimizers(self) -> tuple[list, list]:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=2e-3)
+        return [optimizer], [torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=10)]
 
 
 def losses(module: FineTuning, batch: dict[str, Tensor]) -> Tensor:
@@ -71,7 +71,7 @@ if __name__ == "__main__":
         row_id="row",
     )
     trainer = L.Trainer(max_epochs=10, callbacks=[influence_filter], default_root_dir=run)
-    trainer.fit(FineTuning(), DataLoader(train, 64, shuffle=True), DataLoader(Capitals(400, seed=3), 400))
+    trainer.fit(FineTuning(), DataLoader(train, 64, shuffle=True), DataLoader(Capitals(400, 3), 400))
     rows = parquet.read_table(f"{run}/audit", filters=[("epoch", ">=", 5)]).to_pydict()
     kept, poisoned = torch.tensor(rows["kept"]).float(), train.poisoned[rows["id"]]
     shares = f"{kept[~poisoned].mean():.0%} of the clean rows, {kept[poisoned].mean():.0%} of the poisoned ones"

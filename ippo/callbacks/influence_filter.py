@@ -144,7 +144,7 @@ class InfluenceFilterCallback(L.Callback):
         self.dry_run, self.audit, self.row_id, self.select, self.name = dry_run, audit, row_id, select, name
         self.batches = 0  # training batches seen
         self.stopping_reason_message: str | None = None
-        self._reference = Reference({}, 1)  # known when training starts
+        self._reference = Reference({})  # known when training starts
         self._restored: dict[str, Any] = {}  # its state in a checkpoint, until then
         self._audit: Audit | None = None
         self._curves = FilterCurves(name)
@@ -176,7 +176,7 @@ class InfluenceFilterCallback(L.Callback):
             direction = BufferDirection() if self.unit == "batch" else ValidationDirection()
         if isinstance(direction, Direction):
             direction = direction.bind(DirectionHost(trainer, pl_module, self.losses, self.direction_rows))
-        self._reference = Reference(direction, self.direction_every_n_batches)
+        self._reference = Reference(direction, self.direction_every_n_batches, self.scorer.parameters)
         self._reference.load_state_dict(self._restored)
         if self.token_scores:
             remedy = "it needs one_pass, ExactScorer in forward mode, float32 and a direction apart from the buffer"

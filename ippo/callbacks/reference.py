@@ -13,6 +13,7 @@ from ippo.callbacks.batch_rows import count_rows
 from ippo.errors import UsageError, require
 from ippo.influence import Direction, Losses, ValidationDirection
 from ippo.influence.direction import resolve
+from ippo.influence.parameters import Subset, scored
 
 
 class Reference:
@@ -21,13 +22,14 @@ class Reference:
     Args:
         direction: a direction, bound to the training, or a mapping that never changes.
         every: how many batches a computed direction is used for.
+        parameters: which parameters count; no gradient is taken of the others.
 
     Raises:
         UsageError: if a direction that is made of the scored rows is to outlive them.
     """
 
-    def __init__(self, direction: Direction | Mapping[str, Tensor], every: int) -> None:
-        self.direction, self.every = direction, every
+    def __init__(self, direction: Direction | Mapping[str, Tensor], every: int = 1, parameters: Subset = None) -> None:
+        self.direction, self.every, self.parameters = direction, every, parameters
         remedy = "the direction is made of the rows that are scored: use 1"
         require(every == 1 or not self.needs_buffer, "direction_every_n_batches", every, remedy)
         self._held: tuple[int, dict[str, Tensor]] | None = None  # a computed direction, and at which batch it was
@@ -42,7 +44,8 @@ class Reference:
         if self.every == 1 or isinstance(self.direction, Mapping):
             return self.direction
         if self._held is None or batch - self._held[0] >= self.every:
-            self._held = (batch, resolve(self.direction, module))
+            with scored(module, self.parameters):
+                self._held = (batch, resolve(self.direction, module))
         return self._held[1]
 
     def check(self, module: nn.Module) -> None:
@@ -52,7 +55,8 @@ class Reference:
             UsageError: if it does not fit the module.
         """
         if not self.needs_buffer:
-            with isolate_rng():  # a direction may sample; a resumed run tries it once more and must draw the same
+            # A direction may sample; a resumed run tries it once more and must draw the same.
+            with isolate_rng(), scored(module, self.parameters):
                 resolve(self.direction, module)
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,12 +3,14 @@
     python benchmarks/existing.py --seeds 0 1 2 3 4
 
 Three arms a seed, all else equal: without the filter, with it, and with as many rows dropped at random. Then the time
-of a step with and without the filter, in turn. Writes ``docs/results/existing.md``.
+of a step with and without the filter, in turn. A training that has finished (``runs/existing``) is not run again.
+Writes ``docs/results/existing.md``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import platform
@@ -119,6 +121,16 @@ class Separation(L.Callback):
             self.areas[name].append(float(binary_auroc(ranks, (~self.project.wrong).long())))
 
 
+def cell(name: str, arm: str, seed: int) -> dict[str, float]:
+    """What one training came to, run now or before."""
+    kept = ROOT / "runs" / "existing" / f"{name}-{arm}-seed{seed}.json"
+    if not kept.exists():
+        found = run(name, arm, seed)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(found))
+    return json.loads(kept.read_text())
+
+
 def run(name: str, arm: str, seed: int) -> dict[str, float]:
     """One training: how good it became, and what was dropped over its second half."""
     silence()
@@ -197,7 +209,7 @@ def main() -> None:
     options = parser.parse_args()
     cells = [(name, arm, seed) for name in PROJECTS for arm in ARMS for seed in options.seeds]
     with ProcessPoolExecutor(options.jobs) as pool:
-        found = dict(zip(cells, pool.map(run, *zip(*cells, strict=True)), strict=True))
+        found = dict(zip(cells, pool.map(cell, *zip(*cells, strict=True)), strict=True))
     times = {name: overhead(name, options.rounds) for name in PROJECTS} if options.rounds else {}
     options.report.write_text(report(found, options.seeds, times))
     print(options.report.read_text())

@@ -15,7 +15,7 @@ import pytest
 import torch
 from parts import MakeModule, MakeTrainer
 from pyarrow import parquet
-from runs import Run, assert_equal, results
+from short_runs import Run, assert_equal, results
 
 from ippo import PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback

@@ -14,7 +14,7 @@ import lightning as L
 import pytest
 import torch
 from parts import MakeModule, MakeTrainer
-from runs import ITERATIONS, Run, assert_equal, results
+from short_runs import ITERATIONS, Run, assert_equal, results
 
 from ippo import PromptDataModule
 from ippo.callbacks import AdaptiveKL, GracefulStop, InfluenceFilterCallback

@@ -25,7 +25,7 @@ _PART_OF_MORE = re.compile(
 _GOES_ON = re.compile(r"[A-Za-z_^\\{]|[,:][0-9]")
 _OPERATION = re.compile(r"[0-9)%]\s*[-+*/(]")
 _SIGNS = (  # how sums are written, in print and in Markdown; the order matters
-    (re.compile(r"^\s*(?:[-*+•]|[0-9]{1,2}[.)])\s+", re.MULTILINE), ""),
+    (re.compile(r"^[ \t]*(?:[-*+•]|[0-9]{1,2}[.)])\s+", re.MULTILINE), ""),
     (re.compile(r"(?<![0-9)])\*\*|\*\*(?![0-9(])|&"), ""),
     (re.compile(r"\\boxed\s*\{([^{}]*)\}"), r"\1"),
     (re.compile(r"\\\\"), "\n"),

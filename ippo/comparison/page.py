@@ -1,0 +1,179 @@
+"""The report of a comparison: ``report.md``, its curves, and ``results.json`` with every number in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ippo.comparison.arms import Arm
+from ippo.comparison.cells import Summary
+from ippo.comparison.statistics import FIGURES, QUALITY, Figure, common_budget, interval, within
+from ippo.files import whole
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was run.
+
+    Args:
+        runs: of each arm, its runs, in the order of ``seeds``.
+        arms: by name.
+        seeds: of the runs.
+        base: name of the arm that the others are held against.
+        command: that made the report.
+        rates: of a tuned arm, each rate with its mean figure on the tuning seeds; the best was taken.
+        hardware: in words.
+    """
+
+    runs: Mapping[str, Sequence[Summary]]
+    arms: Mapping[str, Arm]
+    seeds: Sequence[int]
+    base: str
+    command: str
+    hardware: str
+    rates: Mapping[str, Mapping[float, float]]
+
+    def differences(self, arm: str, figure: Figure) -> tuple[float, float, float]:
+        """Of an arm minus the base, paired by seed: mean and interval."""
+        pairs = zip(self.runs[arm], self.runs[self.base], strict=True)
+        return interval([figure(ours) - figure(theirs) for ours, theirs in pairs])
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """Tokens and seconds that all runs can be cut to."""
+        every = [run for runs in self.runs.values() for run in runs]
+        return {of: common_budget(every, of) for of in ("tokens", "seconds")}
+
+
+def write(comparison: Comparison, out: Path) -> Path:
+    """Write both files; returns the report's path."""
+    for name, text in (("report.md", report(comparison)), ("results.json", json.dumps(results(comparison), indent=2))):
+        with whole(out / name) as unfinished:
+            unfinished.write_text(text.rstrip("\n") + "\n")
+    return out / "report.md"
+
+
+def results(comparison: Comparison) -> dict[str, Any]:
+    """Every number of the report, and each run's figures."""
+    return {
+        "command": comparison.command,
+        "hardware": comparison.hardware,
+        "seeds": list(comparison.seeds),
+        "base": comparison.base,
+        "rates": {
+            arm: {f"{rate:g}": found for rate, found in rates.items()} for arm, rates in comparison.rates.items()
+        },
+        "budgets": comparison.budgets,
+        "runs": {
+            arm: [
+                {name: figure(run) for name, figure in FIGURES.items()} | {"stopped_by": run["stopped_by"]}
+                for run in runs
+            ]
+            for arm, runs in comparison.runs.items()
+        },
+        "differences": {
+            arm: {name: comparison.differences(arm, FIGURES[name]) for name in QUALITY}
+            for arm in comparison.runs
+            if arm != comparison.base
+        },
+    }
+
+
+def report(comparison: Comparison) -> str:
+    """The page as Markdown."""
+    start = [run["sft"] for run in next(iter(comparison.runs.values()))]
+    k, n = start[0]["k"], start[0]["n"]
+    sft = [f"{np.mean([one[key] or 0.0 for one in start]):.3f}" for key in ("em", "mv", "pass_at_k", "false_positive")]
+    blank = [""] * (len(FIGURES) - len(sft))
+    others = [arm for arm in comparison.runs if arm != comparison.base]
+    quality = {name: FIGURES[name] for name in QUALITY}
+    lines = [
+        "# Comparison",
+        "",
+        f"`{comparison.command}` · seeds {', '.join(map(str, comparison.seeds))} · {comparison.hardware}.",
+        "",
+        f"Means over {len(comparison.seeds)} seeds. EM, MV@{k} and Pass@{k} are of the test split ({n} problems); "
+        "*unfaithful* is the share of its right answers that are reached by unfaithful reasoning. All arms of a seed "
+        "start from one warm start, which is the arm *SFT*, and generate as many episodes an iteration. Seconds are of "
+        "one thread, with other runs beside it.",
+        "",
+        *table(["arm", *FIGURES], [["SFT", *sft, *blank], *(_figures(comparison, arm) for arm in comparison.runs)]),
+        "",
+    ]
+    if others:
+        lines += [
+            f"## Against {comparison.arms[comparison.base].label}",
+            "",
+            "Paired by seed: mean difference and bootstrap 95 % interval.",
+            "",
+            *table(["arm", *QUALITY], [_differences(comparison, arm, quality) for arm in others]),
+            "",
+            "## At equal cost",
+            "",
+            *_at_equal_cost(comparison, others),
+            "",
+        ]
+    return "\n".join([*lines, *_tuning(comparison), "![Curves of the rollouts](curves.png)"])
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table.
+
+    Example:
+        >>> table(["arm", "EM"], [["PPO", "0.5"]])
+        ['| arm | EM |', '|---|---|', '| PPO | 0.5 |']
+    """
+    return [f"| {' | '.join(row)} |" if row else f"|{'---|' * len(head)}" for row in (head, (), *rows)]
+
+
+def _figures(comparison: Comparison, arm: str) -> list[str]:
+    means = [float(np.mean([figure(run) for run in comparison.runs[arm]])) for figure in FIGURES.values()]
+    return [comparison.arms[arm].label, *(f"{mean:.3f}" if mean < 2 else f"{mean:,.0f}" for mean in means)]
+
+
+def _differences(comparison: Comparison, arm: str, figures: Mapping[str, Figure]) -> list[str]:
+    cells = []
+    for figure in figures.values():
+        mean, low, high = comparison.differences(arm, figure)
+        cells.append(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return [comparison.arms[arm].label, *cells]
+
+
+def _at_equal_cost(comparison: Comparison, others: Sequence[str]) -> list[str]:
+    tokens, seconds = comparison.budgets["tokens"], comparison.budgets["seconds"]
+    figures: dict[str, Figure] = {
+        f"EM at {tokens:,.0f} update tokens": lambda run: within(run, tokens, "tokens"),
+        f"EM at {seconds:,.0f} s": lambda run: within(run, seconds, "seconds"),
+    }
+    own = [f"{np.mean([figure(run) for run in comparison.runs[comparison.base]]):.3f}" for figure in figures.values()]
+    rows = [[f"{comparison.arms[comparison.base].label} itself", *own]]
+    rows += [_differences(comparison, arm, figures) for arm in others]
+    return [
+        "EM of the rollouts, the mean of the last five iterations that the budget pays for: what the cheapest run cost "
+        "as a whole. Seconds count rollouts, scoring and updates. Rows below the first are differences.",
+        "",
+        *table(["arm", *figures], rows),
+    ]
+
+
+def _tuning(comparison: Comparison) -> list[str]:
+    if not comparison.rates:
+        return []
+    rows = []
+    for arm, rates in comparison.rates.items():
+        best = max(rates, key=rates.__getitem__)
+        each = ", ".join(f"{rate:g}: {found:.3f}" for rate, found in rates.items())
+        rows.append([comparison.arms[arm].label, f"{best:g}", each])
+    return [
+        "## Learning rates",
+        "",
+        "Of each arm the one with the best test EM on the tuning seeds, which are not among the seeds above.",
+        "",
+        *table(["arm", "taken", "mean EM of each"], rows),
+        "",
+    ]

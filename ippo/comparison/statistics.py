@@ -1,0 +1,86 @@
+"""Numbers of a comparison: figures of a run, runs cut to one budget, and paired intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ippo.comparison.cells import Summary
+
+Figure = Callable[[Summary], float]
+
+FIGURES: dict[str, Figure] = {
+    "EM": lambda run: run["trained"]["em"],
+    "MV": lambda run: run["trained"]["mv"],
+    "Pass": lambda run: run["trained"]["pass_at_k"],
+    "unfaithful": lambda run: run["trained"]["false_positive"] or 0.0,
+    "iterations": lambda run: len(run["iterations"]),
+    "update tokens": lambda run: sum(one["update_tokens"] for one in run["iterations"]),
+    "rollout s": lambda run: _seconds(run, "rollout"),
+    "scoring s": lambda run: _seconds(run, "scoring"),
+    "update s": lambda run: _seconds(run, "update"),
+    "kept": lambda run: _mean(run, "kept_fraction"),
+    "effective sample": lambda run: _mean(run, "effective_sample_size"),
+}
+QUALITY = ("EM", "MV", "Pass", "unfaithful")
+"""The figures of the test split, which are compared in pairs."""
+
+
+def interval(differences: Sequence[float], draws: int = 10_000) -> tuple[float, float, float]:
+    """Mean of paired differences and its bootstrap 95 % interval, which resamples the pairs.
+
+    Percentiles of 10,000 resampled means; with few pairs such an interval is somewhat too narrow.
+
+    Example:
+        >>> interval([0.5, 0.5, 0.5])
+        (0.5, 0.5, 0.5)
+        >>> mean, low, high = interval([0.0, 1.0])  # a quarter of the draws is 0, 0, a quarter 1, 1
+        >>> mean, low, high
+        (0.5, 0.0, 1.0)
+    """
+    values = np.asarray(differences, dtype=float)
+    means = np.random.default_rng(0).choice(values, (draws, len(values))).mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975]).tolist()
+    return float(values.mean()), low, high
+
+
+def cost(iteration: Summary, of: str) -> float:
+    """What an iteration takes: ``"tokens"`` of the update, or ``"seconds"`` of rollout, scoring and update together."""
+    return float(iteration["update_tokens"] if of == "tokens" else sum(iteration["seconds"].values()))
+
+
+def within(run: Summary, budget: float, of: str, last: int = 5) -> float:
+    """EM of the rollouts in the last iterations that a budget pays for.
+
+    The policy that rolls out has been paid for by the iterations before it. Rollouts are of training problems, never
+    seen twice; their EM is the true one, whatever the verifier said.
+
+    Args:
+        run: its summary.
+        budget: tokens or seconds.
+        of: see :func:`cost`.
+        last: iterations that are averaged.
+
+    Example:
+        >>> run = {"iterations": [{"update_tokens": 10, "em": em} for em in (0.1, 0.2, 0.3, 0.4)]}
+        >>> within(run, budget=20, of="tokens", last=1)  # two updates, and the rollout after them
+        0.3
+    """
+    iterations = run["iterations"]
+    before = np.cumsum([0.0, *(cost(one, of) for one in iterations)])[: len(iterations)]
+    paid = [one["em"] for one, spent in zip(iterations, before, strict=True) if spent <= budget]
+    return float(np.mean(paid[-last:])) if paid else float("nan")
+
+
+def common_budget(runs: Sequence[Summary], of: str) -> float:
+    """What the cheapest of the runs cost as a whole, so that all can be cut to it."""
+    return min(sum(cost(one, of) for one in run["iterations"]) for run in runs)
+
+
+def _seconds(run: Summary, phase: str) -> float:
+    return sum(one["seconds"][phase] for one in run["iterations"])
+
+
+def _mean(run: Summary, key: str) -> float:
+    return float(np.mean([one[key] for one in run["iterations"]])) if run["iterations"] else 1.0

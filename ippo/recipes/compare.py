@@ -23,12 +23,12 @@ import numpy as np
 from rich.console import Console
 from rich.markdown import Markdown
 
-from ippo.comparison import curves, page
-from ippo.comparison.arms import Arm, find, known
-from ippo.comparison.cells import Cell, CellError, Summary
-from ippo.comparison.statistics import FIGURES
 from ippo.errors import UsageError, require
 from ippo.files import StorageError
+from ippo.recipes.comparison import curves, page
+from ippo.recipes.comparison.arms import Arm, find, known
+from ippo.recipes.comparison.cells import Cell, CellError, Summary
+from ippo.recipes.comparison.statistics import FIGURES
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import preset_files
 from ippo.recipes.report import versions

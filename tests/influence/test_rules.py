@@ -16,6 +16,7 @@ from ippo.influence import (
     PositiveScore,
     Proportional,
     RandomMatched,
+    RightAndRandom,
     RightOrPositive,
     TopFraction,
     Uniform,
@@ -127,6 +128,22 @@ class TestRandomMatched:
             kept = torch.tensor(keep(RandomMatched(within_rewards=True), self.SCORES, self.REWARDS))
             assert kept[self.REWARDS == 1].sum() == 2
             assert kept[self.REWARDS == 0].sum() == 1
+
+
+class TestRightAndRandom:
+    SCORES, REWARDS = TestRandomMatched.SCORES, TestRandomMatched.REWARDS
+
+    def test_keeps_every_right_answer_and_random_wrong_ones_up_to_the_number(self) -> None:
+        rule = RightAndRandom(TopFraction(0.75))  # 6 of 8, of which 4 are right
+        draws = torch.tensor([keep(rule, self.SCORES, self.REWARDS) for _ in range(200)]).float()
+        assert set(draws.sum(1).tolist()) == {6.0}
+        assert (draws[:, self.REWARDS == 1] == 1).all()
+        shares = draws[:, self.REWARDS == 0].mean(0)
+        assert ((shares - 1 / 2).abs() < 4 * (1 / 4 / 200) ** 0.5).all()  # scores do not matter
+
+    def test_never_drops_a_right_answer_to_match_the_number(self) -> None:
+        kept = torch.tensor(keep(RightAndRandom(TopFraction(0.125)), self.SCORES, self.REWARDS))
+        assert kept.equal(self.REWARDS == 1)
 
 
 class TestProportional:

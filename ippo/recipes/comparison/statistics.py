@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ippo.comparison.cells import Summary
+from ippo.recipes.comparison.cells import Summary
 
 Figure = Callable[[Summary], float]
 

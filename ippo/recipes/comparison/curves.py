@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ippo.comparison.cells import Summary
+from ippo.recipes.comparison.cells import Summary
 
 _TITLES = {
     "em": "EM of the rollouts",

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ippo.comparison.arms import Arm
-from ippo.comparison.cells import Summary
-from ippo.comparison.statistics import FIGURES, QUALITY, Figure, common_budget, interval, within
 from ippo.files import whole
+from ippo.recipes.comparison.arms import Arm
+from ippo.recipes.comparison.cells import Summary
+from ippo.recipes.comparison.statistics import FIGURES, QUALITY, Figure, common_budget, interval, within
 
 
 @dataclass(frozen=True)

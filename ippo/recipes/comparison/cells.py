@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ippo.comparison.arms import Arm
 from ippo.errors import UsageError
 from ippo.files import whole
+from ippo.recipes.comparison.arms import Arm
 
 Summary = dict[str, Any]
 """What ``summary.json`` of a run holds."""

@@ -1,0 +1,152 @@
+"""The comparison from end to end, very small, and its numbers against an independent reference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from test_math import SMALL
+
+from ippo.recipes.compare import main
+from ippo.recipes.comparison import cells
+from ippo.recipes.comparison.arms import find, known
+from ippo.recipes.comparison.cells import Cell
+from ippo.recipes.comparison.statistics import FIGURES, common_budget, interval, within
+from ippo.recipes.math import main as recipe
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IPPO_CACHE", str(tmp_path_factory.getbasetemp() / "compare-cache"))
+
+
+def run(tmp_path: Path, *more: str) -> int:
+    return main(["--arms", "ppo", "random", "--seeds", "0", "1", "--jobs", "2", "--out", str(tmp_path), *SMALL, *more])
+
+
+def test_runs_each_cell_once_and_reports_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    ems = {
+        arm: [json.loads((tmp_path / f"{arm}-seed{seed}/summary.json").read_text())["trained"]["em"] for seed in (0, 1)]
+        for arm in ("ppo", "random")
+    }
+    assert [[one["EM"] for one in results["runs"][arm]] for arm in ems] == list(ems.values())
+    mean = results["differences"]["random"]["EM"][0]
+    assert mean == pytest.approx(np.mean(ems["random"]) - np.mean(ems["ppo"]))
+    report = (tmp_path / "report.md").read_text()
+    assert "| random drop, same number |" in report
+    assert "## At equal cost" in report
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("a finished cell was run again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cells.subprocess, "run", never)
+        (tmp_path / "report.md").unlink()
+        assert run(tmp_path) == 0
+        assert (tmp_path / "report.md").read_text() == report
+    assert run(tmp_path, "--ppo.lam", "0.5") == 2  # else runs with other options would pass for these
+    assert "name another --out" in capsys.readouterr().err
+
+
+def test_tunes_every_arm_over_the_same_rates_on_seeds_of_its_own(tmp_path: Path) -> None:
+    words = ["--arms", "ppo", "--seeds", "0", "--tuning_seeds", "7", "--learning_rates", "1e-5", "1e-2"]
+    assert main([*words, "--out", str(tmp_path), *SMALL, "--trainer.max_epochs=1"]) == 0
+    rates = json.loads((tmp_path / "results.json").read_text())["rates"]["ppo"]
+    assert list(rates) == ["1e-05", "0.01"]
+    best = max(rates, key=rates.get)
+    assert (tmp_path / f"ppo-seed0-lr{best}" / "summary.json").exists()
+    assert len(list((tmp_path / "tuning").iterdir())) == 2
+
+
+def test_a_run_that_fails_is_told_with_what_it_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--arms", "ppo", "--seeds", "0", "--out", str(tmp_path), *SMALL]
+    assert main([*words, "--sampling.max_new_tokens=100000"]) == 1  # known to be wrong only with the tokenizer at hand
+    assert "max_new_tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--arms", "nonsense"], "arms = 'nonsense'"),
+        (["--arms", "ppo", "ppo"], "name each of them once"),
+        (["--seeds", "1", "1"], "name each of them once"),
+        (["--base", "iif"], "base = 'iif'"),
+        (["--jobs", "0"], "jobs = 0"),
+        (["--seeds", "3", "--tuning_seeds", "3", "--learning_rates", "1e-4"], "among the reported seeds"),
+        (["--seed_everything", "3"], "leave it out"),
+        (["--ppo.lam=3"], "ppo.lam = 3.0"),
+        (["--nonsense", "3"], "nonsense"),
+    ],
+)
+def test_refuses_what_is_wrong_before_the_first_run(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--out", str(tmp_path / "out"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", known())
+def test_every_arm_trains(name: str, tmp_path: Path) -> None:
+    cell = Cell(find(name), 0, tmp_path)
+    place = f"--trainer.default_root_dir={tmp_path / name}"
+    assert recipe([*cell.arguments, *SMALL, "--trainer.max_epochs=1", "--ppo.samples_per_prompt=4", place]) == 0
+    iteration = json.loads((tmp_path / name / "summary.json").read_text())["iterations"][0]
+    filtered = name not in ("ppo", "grpo", "rloo")
+    assert (iteration["seconds"]["scoring"] > 0) == filtered
+    if name == "pods":
+        assert iteration["kept_fraction"] == 0.5
+    if name == "dtv_loo":
+        assert iteration["kept_fraction"] >= 0.25
+
+
+def test_the_interval_is_the_percentile_bootstrap() -> None:
+    values = np.random.default_rng(3).normal(0.1, 0.2, 12)
+    mean, low, high = interval(values)
+    reference = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=1).confidence_interval
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx((reference.low, reference.high), abs=0.01)
+
+
+def test_figures_and_budgets_by_hand() -> None:
+    def iteration(em: float, tokens: int, seconds: float, kept: float) -> dict[str, Any]:
+        phases = {"rollout": seconds, "scoring": 0.5, "update": 1.0}
+        return {
+            "em": em,
+            "update_tokens": tokens,
+            "seconds": phases,
+            "kept_fraction": kept,
+            "effective_sample_size": kept / 2,
+        }
+
+    judged = {"em": 0.5, "mv": 0.6, "pass_at_k": 0.9, "false_positive": None}
+    run = {"trained": judged, "iterations": [iteration(0.1, 100, 2.5, 1.0), iteration(0.3, 50, 0.5, 0.5)]}
+    found = {name: figure(run) for name, figure in FIGURES.items()}
+    assert found == {
+        "EM": 0.5,
+        "MV": 0.6,
+        "Pass": 0.9,
+        "unfaithful": 0.0,
+        "iterations": 2,
+        "update tokens": 150,
+        "rollout s": 3.0,
+        "scoring s": 1.0,
+        "update s": 2.0,
+        "kept": 0.75,
+        "effective sample": 0.375,
+    }
+    other = {**run, "iterations": [iteration(0.2, 60, 9.0, 1.0)]}
+    assert common_budget([run, other], "tokens") == 60
+    assert common_budget([run, other], "seconds") == 6.0  # 2.5 + 0.5 + 1 and 0.5 + 0.5 + 1
+    assert within(run, 99, "tokens") == pytest.approx(0.1)  # the first update is not paid for, its rollout is
+    assert within(run, 100, "tokens") == pytest.approx(0.2)
+    assert within(run, 100, "tokens", last=1) == pytest.approx(0.3)

@@ -21,7 +21,6 @@ from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
-from rich.markdown import Markdown
 
 from ippo.errors import UsageError, require
 from ippo.files import StorageError
@@ -76,7 +75,7 @@ def compare(own: argparse.Namespace, options: tuple[str, ...], command: str) -> 
     comparison = page.Comparison(runs, arms, own.seeds, base, command, hardware, rates)
     path = page.write(comparison, own.out)
     curves.plot({arms[name].label: of_arm for name, of_arm in runs.items()}, own.out / "curves.png")
-    console.print(Markdown(path.read_text()))
+    console.print(page.screen(comparison))
     console.print(f"Report: {path}")
 
 

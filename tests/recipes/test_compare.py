@@ -43,6 +43,8 @@ def test_runs_each_cell_once_and_reports_what_differs(
     report = (tmp_path / "report.md").read_text()
     assert "| random drop, same number |" in report
     assert "## At equal cost" in report
+    shown = [line for line in capsys.readouterr().out.splitlines() if "random drop" in line]
+    assert f"{np.mean(ems['random']):.3f}" in shown[0]
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
     def never(*_: Any, **__: Any) -> None:

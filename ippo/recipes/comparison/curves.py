@@ -19,7 +19,7 @@ _TITLES = {
 
 
 def plot(runs: Mapping[str, Sequence[Summary]], path: Path, width: int = 5) -> None:
-    """Mean over seeds, iteration by iteration, each point the mean of ``width`` iterations.
+    """Mean over seeds, iteration by iteration, each point the mean of up to ``width`` iterations.
 
     Args:
         runs: of each arm, by its label. Where runs end early, curves end with the first that does.
@@ -33,9 +33,9 @@ def plot(runs: Mapping[str, Sequence[Summary]], path: Path, width: int = 5) -> N
             if not length:
                 continue
             curve = np.mean([[one[key] or 0.0 for one in run["iterations"][:length]] for run in of_arm], axis=0)
-            wide = min(width, length)
+            wide = max(1, min(width, length // width))  # of a short run every point is shown
             smooth = np.convolve(curve, np.ones(wide) / wide, mode="valid")
-            axis.plot(np.arange(len(smooth)) + wide - 1, smooth, label=label)
+            axis.plot(np.arange(len(smooth)) + wide - 1, smooth, label=label, marker=None if length > 20 else ".")
         axis.set(title=title, xlabel="iteration", ylim=(0, None))
         axis.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=7)

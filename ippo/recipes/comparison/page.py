@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from ippo.files import whole
 from ippo.recipes.comparison.arms import Arm
@@ -119,6 +120,21 @@ def report(comparison: Comparison) -> str:
             "",
         ]
     return "\n".join([*lines, *_tuning(comparison), "![Curves of the rollouts](curves.png)"])
+
+
+def screen(comparison: Comparison) -> Table:
+    """What fits on a screen: EM and the unfaithful share of each arm, and how far they are from the base."""
+    shown = Table(title=f"{len(comparison.seeds)} seeds, minus {comparison.arms[comparison.base].label} in pairs, 95 %")
+    for head in ("", "EM", "minus base", "unfaithful", "minus base"):
+        shown.add_column(head, justify="right" if head else "left")
+    for arm, runs in comparison.runs.items():
+        cells = [comparison.arms[arm].label]
+        for figure in (FIGURES["EM"], FIGURES["unfaithful"]):
+            mean, low, high = comparison.differences(arm, figure)
+            cells.append(f"{np.mean([figure(run) for run in runs]):.3f}")
+            cells.append("" if arm == comparison.base else f"{mean:+.3f}\n{low:+.3f} to {high:+.3f}")
+        shown.add_row(*cells)
+    return shown
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -37,6 +37,7 @@ def plot(runs: Mapping[str, Sequence[Summary]], path: Path, width: int = 5) -> N
             smooth = np.convolve(curve, np.ones(wide) / wide, mode="valid")
             axis.plot(np.arange(len(smooth)) + wide - 1, smooth, label=label, marker=None if length > 20 else ".")
         axis.set(title=title, xlabel="iteration", ylim=(0, None))
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=7)
     figure.savefig(path, dpi=120)

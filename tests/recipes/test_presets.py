@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from ippo.models import train_tokenizer
 from ippo.recipes import commonsense, math, physics
+from ippo.recipes.comparison.arms import known
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import CONFIGS, names, policy_id, preset_files
 from ippo.recipes.tasks import load_task
@@ -130,10 +131,12 @@ def test_every_pair_of_task_and_policy_parses_into_checked_options(task: str, po
         assert again[group] == options[group], group
 
 
-def test_every_file_of_options_is_some_task_s_or_policy_s() -> None:
+def test_every_file_of_options_is_some_task_s_policy_s_or_arm_s() -> None:
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     tasks = {f"tasks/{name}.yaml" for name in (*COPIES, "embedded", "gsm_symbolic")}
-    assert found == {"pretrained.yaml", *tasks, *(f"policies/{name}.yaml" for name in (*FAMILIES, "tiny", "smollm2"))}
+    policies = {f"policies/{name}.yaml" for name in (*FAMILIES, "tiny", "smollm2")}
+    arms = {f"arms/{name}.yaml" for name in known()}  # test_compare.py trains each of them
+    assert found == {"pretrained.yaml", *tasks, *policies, *arms}
 
 
 def test_a_preset_is_its_task_and_its_policy() -> None:

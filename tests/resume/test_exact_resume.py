@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lightning as L
@@ -29,6 +29,14 @@ FILTERS: dict[str, Callable[[], list[L.Callback]]] = {
     "TracIn": lambda: [InfluenceFilterCallback(TracInScorer(snapshots=3), min_survival=0.0)],
     "AdamPreconditioned": lambda: [InfluenceFilterCallback(direction=AdamPreconditioned(), min_survival=0.0)],
 }
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """A process that a shell puts into the background begins with SIGINT ignored: these tests are about a terminal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class CtrlC(L.Callback):

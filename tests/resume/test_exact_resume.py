@@ -85,7 +85,13 @@ def test_ctrl_c_in_a_recipe_leaves_checkpoint_and_summary(tmp_path: Path) -> Non
         os.kill(os.getpid(), signal.SIGINT)
 
     sizes = {"tiny.hidden_size": 16, "tiny.layers": 1, "tiny.heads": 2, "tiny.intermediate_size": 32}
-    rows = {"embedded.train_size": 32, "embedded.test_size": 4, "evaluation.samples": 2, "sft.steps": 0}
+    rows = {
+        "embedded.train_size": 32,
+        "embedded.test_size": 4,
+        "evaluation.samples": 2,
+        "sft.steps": 0,
+        "filter": "none",
+    }
     trainer = {"trainer.default_root_dir": tmp_path, "trainer.max_epochs": 99, "trainer.accelerator": "cpu"}
     options = {**sizes, **rows, **trainer, "data.prompts_per_iteration": 4, "trainer.enable_progress_bar": "false"}
     pressing = threading.Thread(target=press)

@@ -211,6 +211,28 @@ def pretrained_lines(iterations: int, prompts: int) -> list[str]:
     ]
 
 
+class Report:
+    """Markdown that is printed and written as it grows: a run that is cut short has lost nothing.
+
+    Args:
+        path: of the file; None only prints.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.sections: list[str] = []
+
+    def add(self, *parts: str) -> None:
+        """One more section; lines of a table follow each other."""
+        text = parts[0]
+        for before, part in zip(parts, parts[1:], strict=False):
+            text += ("\n" if before.startswith("|") and part.startswith("|") else "\n\n") + part
+        self.sections.append(text)
+        print(text, end="\n\n", flush=True)
+        if self.path is not None:
+            self.path.write_text("\n\n".join(self.sections) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="the smallest sizes, printed and not written")
@@ -228,31 +250,20 @@ def main() -> None:
     small = options.small
     rows, tokens, layers, rounds = (8, 128, 1, 1) if small else (16, 128, 2, 3)
     version = f"torch {torch.__version__}, {platform.processor() or platform.machine()}, one thread"
-    report = [
-        "# What models take",
-        "",
-        f"`python benchmarks/models.py` · {version}",
-        "",
+    add = Report(None if small else ROOT / "docs" / "results" / "models.md").add
+    add("# What models take", f"`python benchmarks/models.py` · {version}")
+    add(
         "## Policy, value and reference together, against one base",
-        "",
         f"The shape of SmolLM2-135M{' with two layers' if small else ''}, adapters of rank 16 on all linear layers.",
-        "",
         *layouts_table(2 if small else 30),
-        "",
+    )
+    add(
         "## Log-probabilities of a model with 50,000 tokens",
-        "",
         f"{rows} responses of {tokens} tokens, SmolLM2's width and {layers} layers. Memory is the peak above what was "
         f"held before; each cell is the median of {rounds} processes.",
-        "",
         *logprobs_table(rows, tokens, layers, rounds),
-        "",
-        "## SmolLM2-135M, LoRA, filtered PPO",
-        "",
-        *pretrained_lines(1 if small else 2, 2 if small else 8),
-    ]
-    print("\n".join(report))
-    if not small:
-        (ROOT / "docs" / "results" / "models.md").write_text("\n".join(report) + "\n")
+    )
+    add("## SmolLM2-135M, LoRA, filtered PPO", *pretrained_lines(1 if small else 2, 2 if small else 8))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,13 @@ from ippo.callbacks.batch_rows import count_rows
 from ippo.callbacks.buffers import DictBuffer, as_buffer
 from ippo.callbacks.filter_curves import FilterCurves
 from ippo.callbacks.judging import judge_together
-from ippo.callbacks.one_pass import fits_one_pass, token_scores, with_slopes
+from ippo.callbacks.one_pass import (
+    fits_one_pass,
+    token_scores,
+    with_slopes,
+    with_token_scores,
+    without_opposing_tokens,
+)
 from ippo.callbacks.reference import DirectionHost, Reference
 from ippo.callbacks.survival import SurvivalStop
 from ippo.episodes import Episodes
@@ -73,7 +79,9 @@ class InfluenceFilterCallback(L.Callback):
         losses: ``losses(module, episodes or batch) -> [n]``, one loss a row. None takes the module's ``policy_losses``.
         one_pass: where scorer, direction and loss allow it, score in the pass that takes the old log-probabilities,
             which PPO needs anyway.
-        token_scores: also note each token's part of the score, for the episode files; needs ``one_pass``.
+        token_scores: also note each token and its part of the score, for the episode files; needs ``one_pass``.
+        drop_tokens: in the episodes that stay, silence the tokens that score below zero: their advantage becomes 0, so
+            that an otherwise good episode loses its wrong step alone; needs ``one_pass``.
         unit: ``"buffer"`` or ``"batch"``.
         action: ``"drop"`` what is not kept, or leave all in place and only set ``weight``: 0 for them, and 1 on the
             mean over all, so that the mean of weight times loss is a mean over the kept.
@@ -104,6 +112,7 @@ class InfluenceFilterCallback(L.Callback):
         losses: Callable[..., Any] | None = None,
         one_pass: bool = True,
         token_scores: bool = False,
+        drop_tokens: bool = False,
         unit: Literal["buffer", "batch"] = "buffer",
         action: Literal["drop", "weight"] = "drop",
         every_n_batches: int = 1,
@@ -137,7 +146,8 @@ class InfluenceFilterCallback(L.Callback):
         self.keep = keep if keep is not None else PositiveScore()
         self.weight = weight if weight is not None else Proportional() if heard else Uniform()
         self.survival = SurvivalStop(min_survival, patience)
-        self.direction, self.losses, self.one_pass, self.token_scores = direction, losses, one_pass, token_scores
+        self.direction, self.losses, self.one_pass = direction, losses, one_pass
+        self.token_scores, self.drop_tokens = token_scores, drop_tokens
         self.on_empty, self.batch_size, self.unit, self.action = on_empty, batch_size, unit, action
         self.every_n_batches, self.warmup_batches = every_n_batches, warmup_batches
         self.direction_every_n_batches, self.direction_rows = direction_every_n_batches, direction_rows
@@ -178,9 +188,9 @@ class InfluenceFilterCallback(L.Callback):
             direction = direction.bind(DirectionHost(trainer, pl_module, self.losses, self.direction_rows))
         self._reference = Reference(direction, self.direction_every_n_batches, self.scorer.parameters)
         self._reference.load_state_dict(self._restored)
-        if self.token_scores:
+        for option in ("token_scores", "drop_tokens"):
             remedy = "it needs one_pass, ExactScorer in forward mode, float32 and a direction apart from the buffer"
-            require(self._in_one_pass(pl_module), "token_scores", True, remedy)
+            require(not getattr(self, option) or self._in_one_pass(pl_module), option, True, remedy)
         self._reference.check(module)
         if self.audit is not None:
             self._audit = Audit(Path(trainer.default_root_dir) / self.audit, self.name, self.row_id)
@@ -224,8 +234,9 @@ class InfluenceFilterCallback(L.Callback):
         if isinstance(buffer, Episodes) and buffer.slopes is not None and self._in_one_pass(module):
             tokens = token_scores(module, buffer)
             if self.token_scores:
-                rows = [row[mask].tolist() for row, mask in zip(tokens, buffer.response_mask, strict=True)]
-                buffer = buffer.annotate(token_scores=rows)
+                buffer = with_token_scores(module, buffer, tokens)
+            if self.drop_tokens and not self.dry_run:
+                buffer = without_opposing_tokens(buffer, tokens)
             return buffer, tokens.sum(1)
         if isinstance(buffer, Episodes):
             budget = getattr(getattr(module, "ppo", None), "micro_batch_tokens", None)

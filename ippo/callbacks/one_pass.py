@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -52,3 +53,23 @@ def token_scores(module: Any, episodes: Episodes) -> Tensor:
     assert episodes.slopes is not None
     of_logprobs = partial(module.objective.of_logprobs, episodes=episodes)
     return token_scores_from_slopes(of_logprobs, episodes.old_logprobs, episodes.slopes)
+
+
+def with_token_scores(module: Any, episodes: Episodes, scores: Tensor) -> Episodes:
+    """The same episodes with the texts of their response tokens, and what each adds to the score, as notes."""
+    ids, mask = episodes.response_ids, episodes.response_mask
+    vocabulary = ids[mask].unique().tolist()
+    texts = dict(zip(vocabulary, module.tokenizer.batch_decode([[token] for token in vocabulary]), strict=True))
+    rows = [row[real].tolist() for row, real in zip(scores, mask, strict=True)]
+    tokens = [[texts[token] for token in row[real].tolist()] for row, real in zip(ids, mask, strict=True)]
+    return episodes.annotate(tokens=tokens, token_scores=rows)
+
+
+def without_opposing_tokens(episodes: Episodes, scores: Tensor) -> Episodes:
+    """The same episodes, in which no token that scores below zero has an advantage: it teaches the policy nothing.
+
+    Args:
+        episodes: n of them.
+        scores: [n, t] of their tokens.
+    """
+    return replace(episodes, advantages=episodes.advantages * (scores >= 0))

@@ -78,17 +78,39 @@ def classify_chain(response: str, steps: Sequence[str], answer: str) -> ChainCla
     """
     if not is_correct(response, answer):
         return "wrong"
-    chain = response.rpartition("####")[0]
-    if len(chain) > _LONGEST_CHAIN:
-        chain = chain[:_LONGEST_CHAIN].rpartition("\n")[0]  # whole lines: a number that is cut is another number
-    lines = [line for line in chain.splitlines() if line.strip()][:_MAX_LINES]
-    matched = _common_steps([parse_step(line) for line in lines], [parse_step(step) for step in steps])
-    missing, added = len(steps) > matched, len(lines) > matched
+    marks = [mark for _, mark in mark_lines(response, steps) if mark is not None]
+    missing, added = len(steps) > sum(marks), not all(marks)
     if missing and added:
         return "wrong_step"
     if missing:
         return "shortcut"
     return "nonsense" if added else "faithful"
+
+
+def mark_lines(response: str, steps: Sequence[str]) -> list[tuple[str, bool | None]]:
+    """The lines of a chain of thought, and of each whether it is a true step, in its place among the others.
+
+    Args:
+        response: the text that the model wrote.
+        steps: the problem's true steps.
+
+    Returns:
+        Lines with their ends, together the text before the last ``####``; None is the mark of an empty line.
+
+    Example:
+        >>> mark_lines("7+5=13\\n12-3=9\\n#### 9", ["7+5=12", "12-3=9"])
+        [('7+5=13\\n', False), ('12-3=9\\n', True)]
+    """
+    chain = response.rpartition("####")[0]
+    if len(chain) > _LONGEST_CHAIN:
+        chain = chain[:_LONGEST_CHAIN].rpartition("\n")[0]  # whole lines: a number that is cut is another number
+    lines = chain.splitlines(keepends=True)
+    written = [place for place, line in enumerate(lines) if line.strip()][:_MAX_LINES]
+    true = _common_steps([parse_step(lines[place]) for place in written], [parse_step(step) for step in steps])
+    marks: list[bool | None] = [None] * len(lines)
+    for place, mark in zip(written, true, strict=True):
+        marks[place] = mark
+    return list(zip(lines, marks, strict=True))
 
 
 def classify_solution(response: str, right: bool | None, answer: str | None) -> ChainClass:
@@ -124,13 +146,21 @@ def classify_solution(response: str, right: bool | None, answer: str | None) -> 
     return "faithful" if reached else "unverifiable"
 
 
-def _common_steps(written: Sequence[Step | None], true: Sequence[Step | None]) -> int:
-    """Length of the longest common subsequence; a line that is no step (None) matches nothing."""
-    lengths = [0] * (len(true) + 1)
-    for step in written:
-        diagonal = 0
-        for column, truth in enumerate(true, start=1):
-            above = lengths[column]
-            lengths[column] = diagonal + 1 if step is not None and step == truth else max(above, lengths[column - 1])
-            diagonal = above
-    return lengths[-1]
+def _common_steps(written: Sequence[Step | None], true: Sequence[Step | None]) -> list[bool]:
+    """Which of the lines belong to the longest common subsequence; a line that is no step (None) matches nothing."""
+    same = [[step is not None and step == truth for truth in true] for step in written]
+    lengths = [[0] * (len(true) + 1) for _ in range(len(written) + 1)]  # from line i and step j to the end
+    for i in reversed(range(len(written))):
+        for j in reversed(range(len(true))):
+            skip = max(lengths[i + 1][j], lengths[i][j + 1])
+            lengths[i][j] = lengths[i + 1][j + 1] + 1 if same[i][j] else skip
+    marks, i, j = [False] * len(written), 0, 0
+    while i < len(written) and j < len(true):
+        if same[i][j]:
+            marks[i] = True
+            i, j = i + 1, j + 1
+        elif lengths[i + 1][j] >= lengths[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return marks

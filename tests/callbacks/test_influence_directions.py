@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -294,10 +295,34 @@ class TestOnePass:
         assert Episodes.load(tmp_path / "episodes.parquet").notes["token_scores"] == noted
         assert "token_scores" not in fit(keep_all())[0].notes
 
+    def test_the_tokens_beside_their_scores_spell_the_response(self, fit: Any) -> None:
+        episodes, _ = fit(keep_all(token_scores=True))
+        tokens = episodes.notes["tokens"]
+        assert [len(row) for row in tokens] == episodes.lengths.tolist()
+        plain = re.compile("[^\x01-\x7f]")  # a character of several bytes may be several tokens, none of them a text
+        spelled = [plain.sub("", "".join(row).removesuffix("<eos>")) for row in tokens]
+        assert spelled == [plain.sub("", text) for text in episodes.responses]
+
+    def test_tokens_that_oppose_lose_their_advantage_and_the_others_keep_it(self, fit: Any) -> None:
+        whole, silenced = (fit(keep_all(token_scores=True, drop_tokens=drop))[0] for drop in (False, True))
+        assert torch.equal(scores(silenced), scores(whole))  # the episode is judged as it was
+        for place, row in enumerate(whole.notes["token_scores"]):
+            before, after = whole.advantages[place, : len(row)], silenced.advantages[place, : len(row)]
+            opposing = torch.tensor(row) < 0
+            assert (after[opposing] == 0).all()
+            assert torch.equal(after[~opposing], before[~opposing])
+        assert (silenced.advantages != whole.advantages).any()
+        assert torch.equal(silenced.returns, whole.returns)  # the critic learns from all of them
+
+    def test_a_dry_run_silences_no_token(self, fit: Any) -> None:
+        whole, dry = (fit(keep_all(**options))[0] for options in ({}, {"drop_tokens": True, "dry_run": True}))
+        assert torch.equal(dry.advantages, whole.advantages)
+
+    @pytest.mark.parametrize("what", ["token_scores", "drop_tokens"])
     @pytest.mark.parametrize("options", [{"one_pass": False}, {"scorer": ExactScorer("ghost")}], ids=str)
-    def test_token_scores_are_refused_where_there_are_none(self, fit: Any, options: dict[str, Any]) -> None:
-        with pytest.raises(UsageError, match="token_scores = True: it needs one_pass"):
-            fit(keep_all(token_scores=True, **options))
+    def test_tokens_are_refused_where_there_are_none(self, fit: Any, what: str, options: dict[str, Any]) -> None:
+        with pytest.raises(UsageError, match=f"{what} = True: it needs one_pass"):
+            fit(keep_all(**{what: True}, **options))
 
     def test_an_entropy_bonus_is_scored_all_the_same(self, fit: Any) -> None:
         (one, _), (two, _) = (fit(keep_all(ExactScorer(name)), entropy_coef=0.1) for name in ("jvp", "loop"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from fractions import Fraction
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ippo.rewards import CHAIN_CLASSES, Step, classify_chain, parse_step
+from ippo.rewards.steps import mark_lines
 
 STEPS = ["7+5=12", "12-3=9", "9*2=18"]
 
@@ -105,6 +107,21 @@ def test_what_is_left_out_and_what_is_added_names_the_class(kept: list[bool], ad
     names = {(True, 0): "faithful", (False, 0): "shortcut", (True, 1): "nonsense", (False, 1): "wrong_step"}
     expected = names[all(kept), min(added, 1)]
     assert classify_chain("\n".join([*lines, "#### 18"]), STEPS, "18") == expected
+
+
+@given(st.lists(st.sampled_from(["7+5=12", "5+7=12", "12-3=9", "9*2=18", "1+1=2", "", "so"]), max_size=7))
+def test_marked_lines_are_a_longest_common_subsequence(lines: list[str]) -> None:
+    response = "".join(f"{line}\n" for line in [*lines, "#### 18"])
+    marked = mark_lines(response, STEPS)
+    assert "".join(line for line, _ in marked) == response.removesuffix("#### 18\n")
+    assert [mark is None for _, mark in marked] == [not line for line in lines]
+    chosen = [parse_step(line) for line, mark in marked if mark]
+    true = [parse_step(step) for step in STEPS]
+    subsets = [part for size in range(4) for part in itertools.combinations(true, size)]
+    assert tuple(chosen) in subsets
+    written = [parse_step(line) for line in lines]
+    common = [part for part in subsets if part in set(itertools.combinations(written, len(part)))]
+    assert len(chosen) == max(map(len, common))
 
 
 @given(st.text(), st.lists(st.text(), max_size=4), st.text(), st.booleans())

@@ -1,0 +1,1 @@
+"""What influence scores saw: read from the files that runs leave behind."""

@@ -1,0 +1,153 @@
+"""The page of a diagnosis, and its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ippo.recipes.comparison.page import table
+from ippo.recipes.comparison.statistics import interval
+from ippo.recipes.diagnosis import blame, survival
+from ippo.recipes.diagnosis.contrasts import CLASSES, CONTRASTS, auc_by_iteration, kept_share
+from ippo.recipes.diagnosis.records import Run
+
+_MINIMA = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+def report(runs: Sequence[Run], command: str) -> str:
+    """All sections as Markdown."""
+    lines = [
+        "# What the scores saw",
+        "",
+        f"`{command}` · {len(runs)} runs. Intervals: bootstrap 95 % over runs.",
+        "",
+        "## Good episodes against bad ones",
+        "",
+        "Area under the ROC curve: the chance that an episode of the first class scores higher than one of the second; "
+        "0.5 is blind. Of each iteration with five of both, and the mean of the first, second and last third.",
+        "",
+        *_contrasts(runs),
+        "",
+        "![AUC over iterations](auc.png)",
+        "",
+        "## What was kept",
+        "",
+        "Share of each class, and how many there were.",
+        "",
+        *_kept(runs),
+        "",
+        "## Which tokens carry the blame",
+        "",
+        *_blame(runs),
+        "",
+        "## Where the survival stop would have ended them",
+        "",
+        *_survival(runs),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def plot(runs: Sequence[Run], path: Path, width: int = 5) -> None:
+    """AUC over iterations, the mean of the runs, smoothed."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axis = figure.subplots()
+    for contrast in CONTRASTS:
+        found = [auc_by_iteration(run.episodes, contrast) for run in runs]
+        places = sorted(set().union(*found))
+        if places:
+            means = [float(np.mean([of_run[place] for of_run in found if place in of_run])) for place in places]
+            axis.plot(places, survival.smooth(means, width), label=contrast)
+    axis.axhline(0.5, color="black", linewidth=0.8, linestyle="--")
+    axis.set(xlabel="iteration", ylabel="AUC of the score", ylim=(0, 1))
+    axis.grid(alpha=0.3)
+    if axis.lines[:-1]:
+        axis.legend(fontsize=7, ncol=2)
+    figure.savefig(path, dpi=120)
+
+
+def _contrasts(runs: Sequence[Run]) -> list[str]:
+    rows = []
+    for contrast in CONTRASTS:
+        cells = []
+        found = [auc_by_iteration(run.episodes, contrast) for run in runs]
+        ends = [run.episodes["iteration"].max() + 1 for run in runs]
+        for third in range(3):
+            means = [
+                float(np.mean(part))
+                for of_run, end in zip(found, ends, strict=True)
+                if (part := [value for place, value in of_run.items() if place * 3 // end == third])
+            ]
+            cells.append(_with_interval(means))
+        rows.append([contrast, *cells])
+    return table(["", "first third", "second", "last"], rows)
+
+
+def _kept(runs: Sequence[Run]) -> list[str]:
+    rows = []
+    for name, of in CLASSES.items():
+        cells = []
+        for rewarded in (True, False):
+            found = [kept_share(run.episodes, of, rewarded) for run in runs]
+            shares = [share for share, size in found if size]
+            cells += [_with_interval(shares), f"{sum(size for _, size in found):,}"]
+        rows.append([name, *cells])
+    return table(["", "kept, where rewarded", "n", "kept, where not", "n"], rows)
+
+
+def _blame(runs: Sequence[Run]) -> list[str]:
+    told = [run for run in runs if "token_scores" in run.episodes and run.steps]
+    if not told:
+        return [
+            "Not known: it needs runs of the embedded task with `--filter.token_scores true`, which writes the part of "
+            "each token into the episode files."
+        ]
+    rows = []
+    for kind in blame.KINDS:
+        each = [blame.of_run(run.episodes, run.steps, kind) for run in told]
+        total = sum(each, blame.Blame())
+        if not total.episodes:
+            continue
+        lifts = [[one.token_lift for one in each if one.episodes], [one.line_lift for one in each if one.episodes]]
+        shares = [f"{total.hits / total.guilty:.2f}", f"{total.chance_hits / total.guilty:.2f}"]
+        lines = [f"{total.worst_lines / total.episodes:.2f}", f"{total.chance_lines / total.episodes:.2f}"]
+        rows.append([kind, f"{total.episodes:,}", *shares, _with_interval(lifts[0]), *lines, _with_interval(lifts[1])])
+    head = ["", "episodes", "tokens found", "by chance", "times chance", "line found", "by chance", "times chance"]
+    return [
+        "Of rewarded right answers with a wrong or a senseless step. *Tokens found*: of the lowest-scored tokens of "
+        "the chain, as many as its bad lines have, the share that lies in them. *Line found*: how often the line of "
+        "the lowest mean score is a bad one.",
+        "",
+        *table(head, rows),
+    ]
+
+
+def _survival(runs: Sequence[Run]) -> list[str]:
+    ended = [run.iterations for run in runs if run.iterations]
+    if not ended:
+        return ["Not known: none of the runs has ended."]
+    rows = []
+    for minimum in _MINIMA:
+        found = [one for iterations in ended if (one := survival.stop(iterations, minimum)) is not None]
+        cells = [f"{len(found)} of {len(ended)}"]
+        for key, sign in (("iteration", ""), ("after_peak", "+"), ("lost", "+"), ("saved", "")):
+            values = [float(getattr(one, key)) for one in found]
+            digits = ".1f" if key in ("iteration", "after_peak") else ".3f"
+            cells.append(f"{np.mean(values):{sign}{digits}}" if values else "–")
+        rows.append([f"{minimum:g}", *cells])
+    lowest = [min(one["kept_fraction"] for one in iterations) for iterations in ended]
+    return [
+        "Peak and EM are of the rollouts, smoothed over five iterations; patience 2. The smallest share that ever "
+        f"survived was {min(lowest):.2f}.",
+        "",
+        *table(["min_survival", "stopped", "iteration", "after the peak", "EM lost", "time saved"], rows),
+    ]
+
+
+def _with_interval(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    mean, low, high = interval(values)
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]" if len(values) > 1 else f"{mean:.2f}"

@@ -1,0 +1,140 @@
+"""The diagnosis of a run from end to end, and its numbers against independent ones."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+from test_math import SMALL
+
+from ippo.recipes.diagnose import main
+from ippo.recipes.diagnosis.blame import Blame, of_episode, of_run
+from ippo.recipes.diagnosis.contrasts import CONTRASTS, auc, auc_by_iteration, kept_share
+from ippo.recipes.diagnosis.survival import stop
+from ippo.recipes.math import main as recipe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("diagnosed") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPPO_CACHE", str(tmp_path_factory.getbasetemp() / "diagnose-cache"))
+        words = ["--filter.token_scores=true", "--filter.keep=TopFraction", f"--trainer.default_root_dir={path}"]
+        assert recipe(["--filter=InfluenceFilterCallback", *words, *SMALL]) == 0
+    return path
+
+
+def test_reads_a_run_and_writes_a_page(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run), str(run), "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "diagnosis.md").read_text()
+    assert "2 runs" in page
+    rows = {line.split(" | ")[0]: line for line in page.splitlines()}
+    assert rows["| 0.1"].startswith("| 0.1 | 0 of 2 |")  # half of the episodes survived
+    assert rows["| wrong"].count("[") >= 1
+    assert (tmp_path / "auc.png").stat().st_size > 10_000
+    assert "Report:" in capsys.readouterr().out
+
+
+def test_what_cannot_be_read_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert f"run = '{tmp_path}': there are no episodes" in capsys.readouterr().err
+    plain = tmp_path / "plain"
+    assert recipe(["--filter=none", f"--trainer.default_root_dir={plain}", *SMALL]) == 0
+    assert main([str(plain), "--out", str(tmp_path / "out")]) == 2
+    assert "none of its episodes has a score" in capsys.readouterr().err
+    copy = shutil.copytree(run, tmp_path / "unfinished")
+    (copy / "summary.json").unlink()
+    assert main([str(copy), "--out", str(tmp_path / "out")]) == 0
+    assert "none of the runs has ended" in (tmp_path / "out" / "diagnosis.md").read_text()
+
+
+@given(
+    st.lists(st.integers(-5, 5), min_size=1, max_size=20),
+    st.lists(st.integers(-5, 5), min_size=1, max_size=20),
+    st.sampled_from([1e-6, 1.0, 1e6]),
+)
+def test_auc_is_that_of_scikit_learn_at_any_scale(better: list[int], worse: list[int], scale: float) -> None:
+    scores = [np.array(values, dtype=float) * scale for values in (better, worse)]
+    truth = [1] * len(better) + [0] * len(worse)
+    assert auc(*scores) == pytest.approx(roc_auc_score(truth, np.concatenate(scores)), abs=1e-6)
+
+
+def columns(**values: Any) -> dict[str, Any]:
+    """Six episodes of one iteration: three rewarded, of which one is right by a wrong step."""
+    plain = {
+        "iteration": np.zeros(6, dtype=int),
+        "chain": np.array(["faithful", "wrong_step", "wrong", "faithful", "wrong", "wrong"]),
+        "rewarded": np.array([True, True, True, False, False, False]),
+        "score": np.array([0.3, -0.1, 0.1, -0.3, 0.2, -0.2]),
+        "kept": np.array([True, False, True, False, True, False]),
+    }
+    return {**plain, **values}
+
+
+def test_contrasts_name_the_classes_that_they_say() -> None:
+    found = {name: auc_by_iteration(columns(), name, fewest=1) for name in CONTRASTS}
+    assert found["rewarded: right, wrong"] == {0: 0.5}  # 0.3 and -0.1 against 0.1
+    assert found["rewarded: faithful, unfaithful"] == {0: 1.0}
+    assert found["right reward, flipped reward"] == {0: pytest.approx(6 / 8)}  # .3 -.1 .2 -.2 against .1 -.3
+    assert found["all: faithful, wrong"] == {0: pytest.approx(3 / 6)}  # 0.3 -0.3 against 0.1 0.2 -0.2
+    assert found["rewarded: faithful, shortcut"] == {}
+    assert auc_by_iteration(columns(), "all: faithful, wrong") == {}  # too few of both
+
+
+def test_shares_that_were_kept() -> None:
+    wrong = CONTRASTS["all: faithful, wrong"][1]
+    assert kept_share(columns(), wrong, rewarded=True) == (1.0, 1)
+    assert kept_share(columns(), wrong, rewarded=False) == (0.5, 2)
+    share, size = kept_share(columns(), CONTRASTS["rewarded: faithful, shortcut"][1], rewarded=True)
+    assert (np.isnan(share), size) == (True, 0)
+
+
+TOKENS = ["3", "+1", "=5", "\n", "4", "*2", "=8", "\n", "####", " 8", "<eos>"]
+STEPS = ["3+1=4", "4*2=8"]
+
+
+def blamed(scores: list[float]) -> Blame | None:
+    return of_episode(TOKENS, scores, "".join(TOKENS[:-1]), STEPS)
+
+
+def test_blame_counts_guilty_tokens_among_the_lowest() -> None:
+    found = blamed([0, 0, -9, 0.1, -1, -2, -3, 0.2, -99, -99, -99])  # what follows the chain does not count
+    assert found == Blame(1, tokens=8, guilty=4, hits=1, chance_hits=2.0, worst_lines=1, chance_lines=0.5)
+    assert (found + found).token_lift == pytest.approx(0.5)
+    assert (found + found).line_lift == pytest.approx(2.0)
+    other = blamed([0, 0, 0, 0, -1, -2, -3, 0, 0, 0, 0])
+    assert other is not None
+    assert (other.hits, other.worst_lines) == (1, 0)  # of four ties at 0 the first
+
+
+def test_blame_is_not_laid_where_it_cannot_be() -> None:
+    text = "".join(TOKENS[:-1])
+    assert of_episode(TOKENS, [0.0] * 11, text, ["3+1=5", "4*2=8"]) is None  # no line is guilty
+    assert of_episode(TOKENS, [0.0] * 11, text, ["1+1=2"]) is None  # all are
+    assert of_episode(TOKENS, [0.0] * 11, "another text", STEPS) is None
+    assert of_episode(["8", "<eos>"], [0.0, 0.0], "8", STEPS) is None  # no chain
+
+
+def test_only_rewarded_chains_of_the_kind_are_blamed() -> None:
+    text = "".join(TOKENS[:-1])
+    rows = {"prompt": ["a", "a", "a", "?"], "response": [text] * 4, "tokens": [TOKENS] * 4}
+    rows["token_scores"] = [[0.0] * 11] * 4
+    kinds, rewarded = np.array(["wrong_step", "wrong_step", "wrong", "wrong_step"]), np.array([True, False, True, True])
+    assert of_run({**rows, "chain": kinds, "rewarded": rewarded}, {"a": STEPS}, "wrong_step").episodes == 1
+
+
+def test_a_stop_is_that_of_the_filter() -> None:
+    kept, em = [0.5, 0.1, 0.5, 0.1, 0.1, 0.1], [0.0, 1.0, 1.0, 1.0, 0.5, 0.0]
+    seconds = {"rollout": 1.0, "update": 1.0}
+    run = [{"kept_fraction": share, "em": one, "seconds": seconds} for share, one in zip(kept, em, strict=True)]
+    found = stop(run, minimum=0.2)
+    assert found is not None
+    assert (found.iteration, found.after_peak) == (4, 1)
+    assert (found.lost, found.saved) == (pytest.approx(0.75 - 0.7), pytest.approx(1 / 6))
+    assert stop(run, minimum=0.05) is None

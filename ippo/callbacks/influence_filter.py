@@ -21,14 +21,8 @@ from ippo.callbacks.batch_rows import count_rows
 from ippo.callbacks.buffers import DictBuffer, as_buffer
 from ippo.callbacks.filter_curves import FilterCurves
 from ippo.callbacks.judging import judge_together
-from ippo.callbacks.one_pass import (
-    fits_one_pass,
-    token_scores,
-    with_slopes,
-    with_token_scores,
-    without_opposing_tokens,
-)
 from ippo.callbacks.reference import DirectionHost, Reference
+from ippo.callbacks.scoring import Scoring, scored_module
 from ippo.callbacks.survival import SurvivalStop
 from ippo.episodes import Episodes
 from ippo.errors import require
@@ -154,7 +148,8 @@ class InfluenceFilterCallback(L.Callback):
         self.dry_run, self.audit, self.row_id, self.select, self.name = dry_run, audit, row_id, select, name
         self.batches = 0  # training batches seen
         self.stopping_reason_message: str | None = None
-        self._reference = Reference({})  # known when training starts
+        self._scoring: Scoring  # known when training starts, as is the direction
+        self._reference = Reference({})
         self._restored: dict[str, Any] = {}  # its state in a checkpoint, until then
         self._audit: Audit | None = None
         self._curves = FilterCurves(name)
@@ -180,7 +175,7 @@ class InfluenceFilterCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """One trial of the direction, so that a wrong one is told before the first rollout."""
-        module, direction = _scored_module(pl_module), self.direction
+        module, direction = scored_module(pl_module), self.direction
         self.stopping_reason_message, self._emitted = None, False
         if direction is None:
             direction = BufferDirection() if self.unit == "batch" else ValidationDirection()
@@ -188,9 +183,19 @@ class InfluenceFilterCallback(L.Callback):
             direction = direction.bind(DirectionHost(trainer, pl_module, self.losses, self.direction_rows))
         self._reference = Reference(direction, self.direction_every_n_batches, self.scorer.parameters)
         self._reference.load_state_dict(self._restored)
+        self._scoring = Scoring(
+            pl_module,
+            self.scorer,
+            self._reference,
+            self.losses,
+            self.batch_size,
+            self.one_pass,
+            self.token_scores,
+            self.drop_tokens and not self.dry_run,
+        )
         for option in ("token_scores", "drop_tokens"):
             remedy = "it needs one_pass, ExactScorer in forward mode, float32 and a direction apart from the buffer"
-            require(not getattr(self, option) or self._in_one_pass(pl_module), option, True, remedy)
+            require(not getattr(self, option) or self._scoring.in_one_pass, option, True, remedy)
         self._reference.check(module)
         if self.audit is not None:
             self._audit = Audit(Path(trainer.default_root_dir) / self.audit, self.name, self.row_id)
@@ -203,11 +208,10 @@ class InfluenceFilterCallback(L.Callback):
 
     def on_look_back(self, trainer: L.Trainer, pl_module: L.LightningModule, look: LookBack) -> LookBack:
         """Take the old log-probabilities in forward mode: with them come their slopes, and from those the scores."""
-        if self.unit == "batch" or not self._is_due or look.logprobs is not None or not self._in_one_pass(pl_module):
+        if self.unit == "batch" or not self._is_due or look.logprobs is not None or not self._scoring.in_one_pass:
             return look
         with self._timed(pl_module):
-            along = self._reference.at(_scored_module(pl_module), self.batches)
-            return with_slopes(pl_module, self.scorer, look, along, self.batch_size)
+            return self._scoring.look_back(look, self.batches)
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, episodes: Any) -> Any:
         """Score, keep, weigh; returns the survivors, in the type that came."""
@@ -216,7 +220,7 @@ class InfluenceFilterCallback(L.Callback):
             return episodes
         buffer: Any = as_buffer(episodes)
         with self._timed(pl_module):
-            buffer, scores = self._score_buffer(pl_module, buffer)
+            buffer, scores = self._scoring.of_buffer(buffer, self.batches)
             verdict, own = judge_together(scores, episodes, self.keep, self.weight)
         self._curves.rollout(pl_module, verdict, episodes, self.batches - 1)
         self._conclude(trainer, verdict, own, episodes)
@@ -230,24 +234,6 @@ class InfluenceFilterCallback(L.Callback):
             buffer = buffer.reweight(mine.weights).select(mine.kept, *reasons)
         return buffer.columns if isinstance(buffer, DictBuffer) else buffer
 
-    def _score_buffer(self, module: Any, buffer: Any) -> tuple[Any, Tensor]:
-        if isinstance(buffer, Episodes) and buffer.slopes is not None and self._in_one_pass(module):
-            tokens = token_scores(module, buffer)
-            if self.token_scores:
-                buffer = with_token_scores(module, buffer, tokens)
-            if self.drop_tokens and not self.dry_run:
-                buffer = without_opposing_tokens(buffer, tokens)
-            return buffer, tokens.sum(1)
-        if isinstance(buffer, Episodes):
-            budget = getattr(getattr(module, "ppo", None), "micro_batch_tokens", None)
-            batches, order = buffer.parts(self.batch_size, budget)
-            return buffer, self._score(module, batches)[order]
-        return buffer, self._score(module, buffer.chunks(self.batch_size) if hasattr(buffer, "chunks") else [buffer])
-
-    def _in_one_pass(self, module: Any) -> bool:
-        wanted = self.one_pass and self.losses is None and not self._reference.needs_buffer
-        return wanted and fits_one_pass(module, self.scorer)
-
     # ---------------------------------------------------------------- unit="batch"
 
     def on_train_batch_start(
@@ -260,7 +246,7 @@ class InfluenceFilterCallback(L.Callback):
             return
         with self._timed(pl_module):
             rows = None if self.select is not None else count_rows(batch)
-            scores = self._score(pl_module, [batch])
+            scores = self._scoring.of_batches([batch], self.batches)
             found = f"{len(scores)} losses for a batch of {rows} rows"
             require(rows in (None, len(scores)), "losses", found, "return one loss for each row, [n]")
             verdict, own = judge_together(scores, batch, self.keep, self.weight)
@@ -295,14 +281,6 @@ class InfluenceFilterCallback(L.Callback):
         with stopwatch(pl_module, "score", already=self._seconds, log=self.unit == "buffer") as lap:
             yield
         self._seconds = lap.seconds
-
-    def _score(self, pl_module: Any, batches: list[Any]) -> Tensor:
-        module = _scored_module(pl_module)
-        losses = self.losses if self.losses is not None else pl_module.policy_losses
-        self.scorer.observe(module, _learning_rate(pl_module))
-        along = self._reference.at(module, self.batches)
-        with torch.autocast(pl_module.device.type, enabled=False):  # under mixed precision, too, in the parameters' own
-            return self.scorer.score(module, losses, batches, along).to(pl_module.device)
 
     def _takes_effect(self, verdict: Verdict) -> bool:
         return not self.dry_run and not (verdict.survival == 0.0 and self.on_empty == "keep_all")
@@ -364,14 +342,3 @@ class InfluenceFilterCallback(L.Callback):
         self.batches, self.survival.below = state_dict["batches"], state_dict["below"]
         self._restored = state_dict["reference"]
         self.scorer.load_state_dict(state_dict["scorer"])
-
-
-def _scored_module(module: Any) -> Any:
-    """What the module says is scored; itself where it says nothing."""
-    return getattr(module, "scored_module", module)
-
-
-def _learning_rate(module: L.LightningModule) -> float:
-    """The rate of the step that follows: that of the first parameter group; 1 where there is no single optimizer."""
-    optimizer = module.optimizers()
-    return float(optimizer.param_groups[0]["lr"]) if isinstance(optimizer, torch.optim.Optimizer) else 1.0

@@ -27,7 +27,7 @@ from ippo.files import StorageError
 from ippo.recipes.comparison import curves, page
 from ippo.recipes.comparison.arms import Arm, find, known
 from ippo.recipes.comparison.cells import Cell, CellError, Summary
-from ippo.recipes.comparison.statistics import FIGURES
+from ippo.recipes.comparison.statistics import FIGURES, best
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import preset_files
 from ippo.recipes.report import versions
@@ -67,7 +67,7 @@ def compare(own: argparse.Namespace, options: tuple[str, ...], command: str) -> 
     rates = tune(own, options, arms) if own.learning_rates else {}
     cells = {}
     for name, arm in arms.items():
-        rate = max(rates[name], key=rates[name].__getitem__) if rates else None
+        rate = best(rates[name]) if rates else None
         cells[name] = [Cell(arm, seed, own.out, options, rate) for seed in own.seeds]
     runs = run_all(cells, own.jobs, "runs")
     packages = " ".join(f"{name} {version}" for name, version in versions().items())

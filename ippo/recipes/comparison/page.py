@@ -14,7 +14,7 @@ from rich.table import Table
 from ippo.files import whole
 from ippo.recipes.comparison.arms import Arm
 from ippo.recipes.comparison.cells import Summary
-from ippo.recipes.comparison.statistics import FIGURES, QUALITY, Figure, common_budget, interval, within
+from ippo.recipes.comparison.statistics import FIGURES, QUALITY, Figure, best, common_budget, interval, within
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,8 @@ def _tuning(comparison: Comparison) -> list[str]:
         return []
     rows = []
     for arm, rates in comparison.rates.items():
-        best = max(rates, key=rates.__getitem__)
         each = ", ".join(f"{rate:g}: {found:.3f}" for rate, found in rates.items())
-        rows.append([comparison.arms[arm].label, f"{best:g}", each])
+        rows.append([comparison.arms[arm].label, f"{best(rates):g}", each])
     return [
         "## Learning rates",
         "",

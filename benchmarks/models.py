@@ -132,6 +132,8 @@ def pretrained(iterations: int, prompts: int) -> dict[str, Any]:
             "policy": "smollm2",
             "task": "gsm_symbolic",
             "layout": "lora",
+            "filter": "InfluenceFilterCallback",
+            "filter.on_empty": "keep_all",  # a batch without a right answer is updated on as well, and measured
             "trainer.max_epochs": iterations,
             "trainer.accelerator": "cpu",
             "trainer.enable_progress_bar": "false",

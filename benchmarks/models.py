@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +229,7 @@ class Report:
     def add(self, *parts: str) -> None:
         """One more section; lines of a table follow each other."""
         text = parts[0]
-        for before, part in zip(parts, parts[1:], strict=False):
+        for before, part in itertools.pairwise(parts):
             text += ("\n" if before.startswith("|") and part.startswith("|") else "\n\n") + part
         self.sections.append(text)
         print(text, end="\n\n", flush=True)
@@ -243,11 +245,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.part:
         torch.set_num_threads(1)
-        print(
-            json.dumps(
-                {"layout": layout, "logprobs": logprobs, "pretrained": pretrained}[options.part](**options.arguments)
-            )
-        )
+        parts: dict[str, Callable[..., dict[str, Any]]] = {
+            "layout": layout,
+            "logprobs": logprobs,
+            "pretrained": pretrained,
+        }
+        print(json.dumps(parts[options.part](**options.arguments)))
         return
     small = options.small
     rows, tokens, layers, rounds = (8, 128, 1, 1) if small else (16, 128, 2, 3)

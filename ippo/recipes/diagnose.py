@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    console.print(Markdown(text))
+    console.print(Markdown(text.replace(page.PICTURE, f"(`{own.out / 'auc.png'}` shows them over time.)")))
     console.print(f"Report: {own.out / 'diagnosis.md'}")
     return 0
 

@@ -14,6 +14,7 @@ from ippo.recipes.diagnosis import blame, survival
 from ippo.recipes.diagnosis.contrasts import CLASSES, CONTRASTS, auc_by_iteration, kept_share
 from ippo.recipes.diagnosis.records import Run
 
+PICTURE = "![AUC over iterations](auc.png)"
 _MINIMA = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
@@ -31,7 +32,7 @@ def report(runs: Sequence[Run], command: str) -> str:
         "",
         *_contrasts(runs),
         "",
-        "![AUC over iterations](auc.png)",
+        PICTURE,
         "",
         "## What was kept",
         "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,19 @@ from ippo.recipes.diagnosis.survival import stop
 from ippo.recipes.math import main as recipe
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests of the warm start must not find one that was made here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPPO_CACHE", str(tmp_path_factory.mktemp("diagnose-cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("diagnosed") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IPPO_CACHE", str(tmp_path_factory.getbasetemp() / "diagnose-cache"))
-        words = ["--filter.token_scores=true", "--filter.keep=TopFraction", f"--trainer.default_root_dir={path}"]
-        assert recipe(["--filter=InfluenceFilterCallback", *words, *SMALL]) == 0
+    words = ["--filter.token_scores=true", "--filter.keep=TopFraction", f"--trainer.default_root_dir={path}"]
+    assert recipe(["--filter=InfluenceFilterCallback", *words, *SMALL]) == 0
     return path
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ippo.recipes.comparison.page import table
 from ippo.recipes.comparison.statistics import interval
 from ippo.recipes.diagnosis import blame, survival
-from ippo.recipes.diagnosis.contrasts import CLASSES, CONTRASTS, auc_by_iteration, kept_share
+from ippo.recipes.diagnosis.contrasts import CLASSES, CONTRASTS, kept_share
 from ippo.recipes.diagnosis.records import Run
 
 PICTURE = "![AUC over iterations](auc.png)"
@@ -56,7 +56,7 @@ def plot(runs: Sequence[Run], path: Path, width: int = 5) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
     for contrast in CONTRASTS:
-        found = [auc_by_iteration(run.episodes, contrast) for run in runs]
+        found = [run.aucs[contrast] for run in runs]
         places = sorted(set().union(*found))
         if places:
             means = [float(np.mean([of_run[place] for of_run in found if place in of_run])) for place in places]
@@ -73,7 +73,7 @@ def _contrasts(runs: Sequence[Run]) -> list[str]:
     rows = []
     for contrast in CONTRASTS:
         cells = []
-        found = [auc_by_iteration(run.episodes, contrast) for run in runs]
+        found = [run.aucs[contrast] for run in runs]
         ends = [run.episodes["iteration"].max() + 1 for run in runs]
         for third in range(3):
             means = [

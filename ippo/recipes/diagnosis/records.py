@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from ippo.data import EmbeddedOptions, embedded_task
 from ippo.errors import require
+from ippo.recipes.diagnosis.contrasts import CONTRASTS, auc_by_iteration
 
 _NEEDED = ("iteration", "reward", "score", "chain", "kept", "weight")
 
@@ -53,6 +54,11 @@ class Run:
         columns = {name: [v for v, has in zip(values, scored, strict=True) if has] for name, values in columns.items()}
         plain = {name: np.asarray(columns[name]) for name in _NEEDED}
         return {**columns, **plain, "rewarded": plain["reward"] > 0.5}
+
+    @cached_property
+    def aucs(self) -> dict[str, dict[int, float]]:
+        """Of each contrast, the AUC of each iteration that tells one."""
+        return {contrast: auc_by_iteration(self.episodes, contrast) for contrast in CONTRASTS}
 
     @cached_property
     def iterations(self) -> list[dict[str, Any]]:

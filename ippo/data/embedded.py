@@ -13,7 +13,7 @@ from typing import Any
 
 from ippo.data.task import Row, Task
 from ippo.errors import require
-from ippo.rewards import NoisyVerifier, classify_chain, final_answer, numeric_reward
+from ippo.rewards import ErrsOn, NoisyVerifier, classify_chain, final_answer, numeric_reward
 
 _NAMES = (
     "Ava",
@@ -48,7 +48,9 @@ class EmbeddedOptions:
         train_size, gold_size, validation_size, test_size: rows a split; no two splits share a question.
         min_steps, max_steps: steps a problem takes.
         wrong_step, nonsense, shortcut: share of the demonstrations with each kind of unfaithful chain.
-        verifier_error: share of the training rewards that are flipped, both ways; evaluation never errs.
+        gold_error: share of the gold solutions with a wrong step, which a direction made of them then has, too.
+        verifier_error: share of the training rewards that are flipped; evaluation never errs.
+        verifier_errs_on: ``"both"`` right and wrong answers, or one of them alone.
         seed: which problems are drawn; independent of the run's seed.
     """
 
@@ -61,7 +63,9 @@ class EmbeddedOptions:
     wrong_step: float = 0.15
     nonsense: float = 0.15
     shortcut: float = 0.15
+    gold_error: float = 0.0
     verifier_error: float = 0.25
+    verifier_errs_on: ErrsOn = "both"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,7 +78,7 @@ class EmbeddedOptions:
             self.min_steps,
             "use at least 2 and at most max_steps",
         )
-        for kind in ("wrong_step", "nonsense", "shortcut", "verifier_error"):
+        for kind in ("wrong_step", "nonsense", "shortcut", "gold_error", "verifier_error"):
             share = getattr(self, kind)
             require(0.0 <= share <= 1.0, f"embedded.{kind}", share, "use a share between 0 and 1")
         unfaithful = self.wrong_step + self.nonsense + self.shortcut
@@ -110,8 +114,11 @@ def embedded_task(options: EmbeddedOptions = EmbeddedOptions()) -> Task:
     # The clean splits come first, so that they stay the same when only the size of the training split changes.
     gold, validation, test = draw(options.gold_size), draw(options.validation_size), draw(options.test_size)
     train = [_demonstrate(row, rng, options) for row in draw(options.train_size)]
+    gold = _spoil_some(gold, options)
+    errs_on = {"both": "its rewards", "right": "the right answers", "wrong": "the wrong answers"}
     notice = (
-        f"The training verifier errs on {options.verifier_error:.0%} of its rewards, on purpose; evaluation never does."
+        f"The training verifier errs on {options.verifier_error:.0%} of {errs_on[options.verifier_errs_on]}, on "
+        "purpose; evaluation never does."
     )
     return Task(
         "embedded",
@@ -119,7 +126,7 @@ def embedded_task(options: EmbeddedOptions = EmbeddedOptions()) -> Task:
         gold,
         validation,
         test,
-        reward=NoisyVerifier(numeric_reward, options.verifier_error),
+        reward=NoisyVerifier(numeric_reward, options.verifier_error, options.verifier_errs_on),
         check=check_chains,
         notice=notice,
     )
@@ -189,14 +196,33 @@ def _demonstrate(row: Row, rng: random.Random, options: EmbeddedOptions) -> Row:
     steps = list(row["steps"])
     place = rng.randrange(len(steps))
     if kind == "wrong_step":
-        equation, _, result = steps[place].partition("=")
-        steps[place] = f"{equation}={_other_than(int(result), rng)}"
+        steps[place] = _wrong(steps[place], rng)
     elif kind == "nonsense":
         left, right = rng.randint(1, 12), rng.randint(1, 9)
         steps.insert(place, f"{left}+{right}={_other_than(left + right, rng)}")
     elif kind == "shortcut":
         del steps[place]
     return {**row, "solution": _write(steps, row["answer"])}
+
+
+def _spoil_some(gold: Sequence[Row], options: EmbeddedOptions) -> list[Row]:
+    """Put a wrong step into as many of the solutions as the options say. It draws from a generator of its own, so
+    that all other rows stay the same whatever the share."""
+    rng = random.Random(f"gold {options.seed}")
+    spoiled = list(gold)
+    for place in rng.sample(range(len(spoiled)), round(options.gold_error * len(spoiled))):
+        row = spoiled[place]
+        steps = list(row["steps"])
+        step = rng.randrange(len(steps))
+        steps[step] = _wrong(steps[step], rng)
+        spoiled[place] = {**row, "solution": _write(steps, row["answer"])}
+    return spoiled
+
+
+def _wrong(step: str, rng: random.Random) -> str:
+    """A step with another result."""
+    equation, _, result = step.partition("=")
+    return f"{equation}={_other_than(int(result), rng)}"
 
 
 def _other_than(value: int, rng: random.Random) -> int:

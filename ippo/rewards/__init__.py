@@ -10,7 +10,7 @@ from ippo.rewards.choices import chosen
 from ippo.rewards.formats import CHOICES, LATEX, MEASURES, NUMBERS, AnswerFormat
 from ippo.rewards.latex import boxed_answer, latex_equal
 from ippo.rewards.steps import CHAIN_CLASSES, ChainClass, Step, classify_chain, classify_solution, parse_step
-from ippo.rewards.verifier import NoisyVerifier, WeightedSum
+from ippo.rewards.verifier import ErrsOn, NoisyVerifier, WeightedSum
 
 RewardFunction = Callable[..., Sequence[float]]
 """``reward(prompts, completions, **columns) -> list[float]``, the signature known from TRL's GRPO."""
@@ -21,6 +21,7 @@ __all__ = [
     "CHOICES",
     "ChainClass",
     "Equation",
+    "ErrsOn",
     "LATEX",
     "MEASURES",
     "NUMBERS",

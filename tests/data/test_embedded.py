@@ -9,6 +9,7 @@ import pytest
 
 from ippo.data import EmbeddedOptions, Row, Task, columns, embedded_task
 from ippo.errors import UsageError
+from ippo.rewards import ErrsOn, classify_chain
 
 OPTIONS = EmbeddedOptions(train_size=3000, gold_size=40, validation_size=30, test_size=50, wrong_step=0.2, shortcut=0.1)
 SPLITS = ("train", "gold", "validation", "test")
@@ -105,6 +106,24 @@ def test_clean_splits_do_not_depend_on_the_demonstrations(drawn: Task) -> None:
         assert getattr(other, split) == getattr(drawn, split)
 
 
+def test_gold_error_spoils_its_share_of_the_gold_solutions_and_nothing_else(drawn: Task) -> None:
+    noisy = embedded_task(dataclasses.replace(OPTIONS, gold_error=0.3))
+    changed = [mine["solution"] != other["solution"] for mine, other in zip(noisy.gold, drawn.gold, strict=True)]
+    assert sum(changed) == round(0.3 * len(drawn.gold))
+    spoiled = [row for row, is_changed in zip(noisy.gold, changed, strict=True) if is_changed]
+    assert {classify_chain(row["solution"], row["steps"], row["answer"]) for row in spoiled} == {"wrong_step"}
+    for split in ("train", "validation", "test"):
+        assert getattr(noisy, split) == getattr(drawn, split)
+
+
+@pytest.mark.parametrize(("errs_on", "rewards"), [("right", [0.0, 0.0]), ("wrong", [1.0, 1.0])])
+def test_the_verifier_errs_on_one_side_where_it_is_told_to(errs_on: ErrsOn, rewards: list[float]) -> None:
+    task = embedded_task(dataclasses.replace(OPTIONS, train_size=1, verifier_error=1.0, verifier_errs_on=errs_on))
+    answers = {"answer": [task.gold[0]["answer"]] * 2}
+    assert task.reward(prompts=["", ""], completions=[task.gold[0]["solution"], "#### none"], **answers) == rewards
+    assert f"100% of the {errs_on} answers" in task.notice
+
+
 def test_the_reward_errs_at_the_rate_that_the_notice_tells_and_the_check_never() -> None:
     task = embedded_task(dataclasses.replace(OPTIONS, train_size=1, verifier_error=1.0))
     row: Row = task.gold[0]
@@ -127,6 +146,7 @@ def test_the_reward_errs_at_the_rate_that_the_notice_tells_and_the_check_never()
         ({"min_steps": 1}, "embedded.min_steps = 1: use at least 2 and at most max_steps"),
         ({"min_steps": 5, "max_steps": 4}, "embedded.min_steps = 5"),
         ({"nonsense": 1.2}, "embedded.nonsense = 1.2: use a share between 0 and 1"),
+        ({"gold_error": 1.5}, "embedded.gold_error = 1.5: use a share between 0 and 1"),
         ({"verifier_error": -0.1}, "embedded.verifier_error = -0.1"),
         ({"wrong_step": 0.5, "nonsense": 0.5, "shortcut": 0.5}, "may add up to at most 1"),
     ],

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ippo.errors import UsageError
-from ippo.rewards import NoisyVerifier, WeightedSum, numeric_reward
+from ippo.rewards import ErrsOn, NoisyVerifier, WeightedSum, numeric_reward
 
 COUNT = 20_000
 
@@ -34,6 +34,16 @@ class TestNoisyVerifier:
         exact = alternating(texts, texts)
         assert NoisyVerifier(alternating, 0.0)(texts, texts) == exact
         assert NoisyVerifier(alternating, 1.0)(texts, texts) == [1.0 - value for value in exact]
+
+    @pytest.mark.parametrize(
+        ("errs_on", "expected"), [("both", [1.0, 0.0]), ("right", [0.0, 0.0]), ("wrong", [1.0, 1.0])]
+    )
+    def test_errs_on_one_side_alone(self, errs_on: ErrsOn, expected: list[float]) -> None:
+        assert NoisyVerifier(alternating, 1.0, errs_on)(["", ""], ["", ""]) == expected
+
+    def test_refuses_a_side_it_does_not_know(self) -> None:
+        with pytest.raises(UsageError, match="verifier_errs_on = 'left'"):
+            NoisyVerifier(alternating, 0.5, "left")  # type: ignore[arg-type]
 
     def test_seed_repeats_the_flips(self) -> None:
         verifier, texts = NoisyVerifier(alternating, 0.3), [""] * 100

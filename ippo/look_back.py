@@ -25,11 +25,13 @@ class LookBack:
         sequences: prompts and responses.
         logprobs: [n, t] under the policy that sampled.
         slopes: [n, t] their derivative along a direction.
+        forward_mode: whether ``logprobs`` were taken in forward mode, whose kernels round otherwise.
     """
 
     sequences: Sequences
     logprobs: Tensor | None = None
     slopes: Tensor | None = None
+    forward_mode: bool = False
 
 
 @torch.no_grad()
@@ -52,7 +54,7 @@ def look_back(model: ActorCritic, look: LookBack, ppo: PPOOptions, temperature: 
         values[block] = model.values(part)
         if ppo.kl_coef:
             # The same kernels on both sides of the divergence: rounding must not look like it.
-            with nullcontext() if look.logprobs is None else ForwardMode():
+            with ForwardMode() if look.forward_mode else nullcontext():
                 reference[block] = model.reference_logprobs(part, temperature)
     old = old if look.logprobs is None else look.logprobs
     return old, (reference if ppo.kl_coef else old), values

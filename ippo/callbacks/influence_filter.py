@@ -194,7 +194,9 @@ class InfluenceFilterCallback(L.Callback):
             self.drop_tokens and not self.dry_run,
         )
         for option in ("token_scores", "drop_tokens"):
-            remedy = "it needs one_pass, ExactScorer in forward mode, float32 and a direction apart from the buffer"
+            remedy = (
+                "it needs one_pass, ExactScorer in float32 or LookaheadScorer, and a direction apart from the buffer"
+            )
             require(not getattr(self, option) or self._scoring.in_one_pass, option, True, remedy)
         self._reference.check(module)
         if self.audit is not None:

@@ -1,4 +1,4 @@
-"""Scores in the pass that PPO makes anyway: the old log-probabilities, taken in forward mode, bring their slopes."""
+"""Scores in the pass that PPO makes anyway: it takes the old log-probabilities, and with them come their slopes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from ippo.look_back import LookBack
 
 
 def fits_one_pass(module: Any, scorer: Scorer) -> bool:
-    """Whether the module's loss depends on its parameters through the old log-probabilities alone, and the scorer works
-    in forward mode.
+    """Whether the module's loss depends on its parameters through the old log-probabilities alone, and the scorer gives
+    these with their slopes.
 
-    In half precision the two passes round differently, and PPO's ratios would not start at 1.
+    In half precision a pass in forward mode rounds differently from a plain one, and PPO's ratios would not start at 1.
     """
-    if not scorer.forward_mode or not hasattr(module, "objective") or not module.objective.is_of_logprobs:
+    if not scorer.gives_slopes or not hasattr(module, "objective") or not module.objective.is_of_logprobs:
         return False
+    if not scorer.forward_mode:
+        return True
     first = next(module.scored_module.parameters())
     return first.dtype == torch.float32 and not torch.is_autocast_enabled(first.device.type)
 
@@ -45,7 +47,7 @@ def with_slopes(
     found = scorer.derivatives(module.scored_module, module.objective.logprobs, batches, direction)
     width = look.sequences.response_ids.shape[1]
     logprobs, slopes = (functional.pad(values[order], (0, width - values.shape[1])) for values in found)
-    return LookBack(look.sequences, logprobs, slopes)
+    return LookBack(look.sequences, logprobs, slopes, scorer.forward_mode)
 
 
 def token_scores(module: Any, episodes: Episodes) -> Tensor:

@@ -55,7 +55,9 @@ class Scoring:
 
     def look_back(self, look: LookBack, batch: int) -> LookBack:
         """Old log-probabilities with their slopes, from which :meth:`of_buffer` makes the scores."""
-        along = self.reference.at(scored_module(self.module), batch)
+        module = scored_module(self.module)
+        self.scorer.observe(module, _learning_rate(self.module))
+        along = self.reference.at(module, batch)
         return with_slopes(self.module, self.scorer, look, along, self.batch_size)
 
     def of_buffer(self, buffer: Any, batch: int) -> tuple[Any, Tensor]:

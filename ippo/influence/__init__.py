@@ -18,6 +18,7 @@ from ippo.influence.keep import (
     WorstNegatives,
 )
 from ippo.influence.language import causal_lm_losses
+from ippo.influence.lookahead import LookaheadScorer
 from ippo.influence.projection import RandomProjectionScorer, Sketches
 from ippo.influence.scorer import Scorer
 from ippo.influence.tracin import TracInScorer
@@ -31,6 +32,7 @@ __all__ = [
     "Direction",
     "ExactScorer",
     "KeepRule",
+    "LookaheadScorer",
     "Losses",
     "MaxVariance",
     "PositiveScore",

@@ -60,7 +60,7 @@ class ExactScorer(Scorer):
         choices = ("auto", *_BACKENDS)
         require(backend in choices, "backend", backend, f"use one of {', '.join(choices)}")
         self.backend, self.parameters = backend, parameters
-        self.forward_mode = backend in ("auto", "jvp")
+        self.gives_slopes = self.forward_mode = backend in ("auto", "jvp")
         self.choice = f"{backend}: it was asked for"
         self._candidates: list[str] = []
         self._why = ""

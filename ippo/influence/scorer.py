@@ -16,11 +16,13 @@ class Scorer(ABC):
     """Anything that scores: one number an episode, positive where a step on it helps.
 
     Attributes:
-        forward_mode: whether it has ``derivatives(module, function, batches, direction)``, values a token and their
-            slopes along the direction in one pass, from which scores follow by the chain rule.
+        gives_slopes: whether it has ``derivatives(module, function, batches, direction)``, values a token and their
+            slopes along the direction, from which scores follow by the chain rule.
+        forward_mode: whether these come from a pass in forward mode, which rounds otherwise than a plain one.
         parameters: which parameters count, see :data:`ippo.influence.parameters.Subset`; None for all.
     """
 
+    gives_slopes = False
     forward_mode = False
     parameters: Subset = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ippo.influence import (
     BufferDirection,
     Direction,
     ExactScorer,
+    LookaheadScorer,
     RandomProjectionScorer,
     ReturnDirection,
     Scorer,
@@ -94,6 +96,8 @@ SCORERS: dict[str, Any] = {
     "last block": lambda: ExactScorer(parameters=1),
     "tracin": lambda: TracInScorer(snapshots=2),
     "projection": lambda: RandomProjectionScorer(rank=8),
+    "lookahead": LookaheadScorer,
+    "lookahead of the last block": lambda: LookaheadScorer(steps=2, learning_rate=0.01, parameters=1),
 }
 DIRECTIONS: dict[str, Any] = {
     "gold solutions": lambda: None,
@@ -328,6 +332,58 @@ class TestOnePass:
         (one, _), (two, _) = (fit(keep_all(ExactScorer(name)), entropy_coef=0.1) for name in ("jvp", "loop"))
         assert_same(scores(one), scores(two), 1e-4)
         assert not torch.allclose(scores(fit(keep_all())[0]), scores(one), rtol=1e-3)
+
+
+class TestLookahead:
+    class Steps(L.Callback):
+        """[n, t] log-probabilities before and after steps of Adam on the gold solutions, just before the filter."""
+
+        def __init__(self, gold: Sequences, steps: int) -> None:
+            self.gold, self.steps = gold, steps
+
+        def on_rollout_end(self, trainer: L.Trainer, pl_module: Any, episodes: Episodes) -> None:
+            moved = copy.deepcopy(pl_module.model.policy)
+            optimizer = torch.optim.Adam(moved.parameters(), lr=trainer.optimizers[0].param_groups[0]["lr"])
+            for _ in range(self.steps):
+                optimizer.zero_grad()
+                with torch.enable_grad():
+                    demonstration_loss(moved, self.gold).mean().backward()
+                optimizer.step()
+            self.before, self.after = (
+                pl_module.objective.logprobs(policy, episodes).detach() for policy in (pl_module.model.policy, moved)
+            )
+
+    def test_weighs_what_the_steps_do_to_each_token_by_its_advantage(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, gold: Sequences
+    ) -> None:
+        by_hand, looks, recorder = self.Steps(gold, 3), Looks(), Recorder()
+        callback = keep_all(LookaheadScorer(steps=3), token_scores=True, batch_size=5)
+        make_trainer(by_hand, callback, looks, recorder).fit(make_module(), data)
+        (episodes,), (look,) = recorder.episodes, looks.looks
+        mask, advantages = episodes.response_mask, episodes.advantages
+        expected = advantages * (by_hand.after - by_hand.before) * mask / mask.sum(1, keepdim=True)
+        assert_same(scores(episodes), expected.sum(1), 1e-4)
+        for row, noted in zip(expected, episodes.notes["token_scores"], strict=True):
+            assert_same(torch.tensor(noted), row[: len(noted)], 1e-3)
+        assert not look.forward_mode  # plain passes, so that PPO's ratios start at 1 in any precision
+        assert_same(episodes.old_logprobs * mask, by_hand.before * mask)
+
+    def test_in_half_precision_it_is_one_pass_too(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        looks, recorder = Looks(), Recorder()
+        make_trainer(keep_all(LookaheadScorer()), looks, recorder, precision="bf16-mixed").fit(make_module(), data)
+        assert looks.looks[0].slopes is not None
+        assert len(set(scores(recorder.episodes[0]).tolist())) > 1
+        assert recorder.curves[0]["ppo/mismatch"] == 0.0
+
+    def test_with_an_entropy_bonus_it_compares_the_losses(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        looks, recorder = Looks(), Recorder()
+        make_trainer(keep_all(LookaheadScorer()), looks, recorder).fit(make_module(entropy_coef=0.1), data)
+        assert looks.looks[0].slopes is None
+        assert scores(recorder.episodes[0]).isfinite().all()
 
 
 class TestTracIn:

@@ -82,12 +82,14 @@ class InfluenceFilterCallback(L.Callback):
         every_n_batches: filter one training batch in so many; the others pass as they are.
         warmup_batches: training batches that pass before the first is filtered.
         direction_every_n_batches: how long a computed direction is used before it is computed anew.
-        direction_rows: gold rows read for a direction, in whole batches, each time the next ones; None for all.
+        direction_rows: gold rows read for a direction, each time the next ones, of other batches than tokenised
+            sequences in whole batches; None for all.
         dry_run: score and log, but drop, weigh and stop nothing: what to turn on first.
         audit: directory, inside the trainer's root directory, for parquet files of every decision.
         row_id: what the audit files call a row; see :data:`ippo.callbacks.audit.RowId`.
         select: ``select(batch, kept) -> None`` drops rows of a batch in place, for batches of a type of their own.
-        name: the group of the curves; two filters in one trainer need two.
+        name: the group of the curves; two filters in one trainer need two. Another than ``"influence"`` notes its
+            scores as ``score_<name>``.
 
     Raises:
         UsageError: if an option is out of range; at the start of training, if the direction does not fit the module.
@@ -228,7 +230,7 @@ class InfluenceFilterCallback(L.Callback):
         self._conclude(trainer, verdict, own, episodes)
         mine = verdict.part(own)
         if isinstance(buffer, Episodes):
-            buffer = dataclasses.replace(buffer.annotate(score=mine.scores.tolist()), slopes=None)
+            buffer = dataclasses.replace(buffer.annotate(**{self._column: mine.scores.tolist()}), slopes=None)
         if self._takes_effect(verdict) and self.action == "weight":
             buffer = buffer.reweight(verdict.weights_over_all[own])
         elif self._takes_effect(verdict):
@@ -271,6 +273,11 @@ class InfluenceFilterCallback(L.Callback):
             pl_module.log(f"{self.name}/cost", self._seconds / whole)
 
     # ---------------------------------------------------------------- both
+
+    @property
+    def _column(self) -> str:
+        """Of the episodes' notes: a filter that is named apart leaves the scores of another as they are."""
+        return "score" if self.name == "influence" else f"score_{self.name}"
 
     @property
     def _is_due(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from ippo.errors import UsageError, require
 from ippo.influence import Direction, Losses, ValidationDirection
 from ippo.influence.direction import resolve
 from ippo.influence.parameters import Subset, scored
+from ippo.sequences import Sequences
 
 
 class Reference:
@@ -116,17 +118,23 @@ class GoldBatches:
     Args:
         trainer: knows where batches belong and in which precision.
         batches: a DataLoader or any other iterable that can be read again.
-        rows: a reading ends with the batch that makes it so many; None for one whole pass.
+        rows: of a reading: of tokenised sequences exactly so many, of other batches it ends with the one that makes it
+            so many; None for one whole pass.
     """
 
     def __init__(self, trainer: L.Trainer, batches: Iterable[Any], rows: int | None) -> None:
         self.trainer, self.batches, self.rows = trainer, batches, rows
         self._stream: Iterator[Any] | None = None
+        self._rest: Sequences | None = None  # of a batch that was longer than a reading
 
     def __iter__(self) -> Iterator[Any]:
         if self.rows is None:
             self._stream = None
         rows, begun = 0, 0
+        if self._rest is not None:
+            rest, self._rest = self._part(self._rest, self.rows)
+            rows = len(rest)
+            yield rest
         while self.rows is None or rows < self.rows:
             if self._stream is None:
                 if begun == 1:  # a pass of its own is the most that a reading takes
@@ -139,8 +147,18 @@ class GoldBatches:
                 self._stream = None
                 continue
             batch = self._placed(batch)
+            if self.rows is not None and isinstance(batch, Sequences):
+                batch, self._rest = self._part(batch, self.rows - rows)
             rows += count_rows(batch) if self.rows is not None else 0
             yield batch
+
+    @staticmethod
+    def _part(batch: Sequences, rows: int | None) -> tuple[Sequences, Sequences | None]:
+        """The first rows of a batch, and the others if there are any."""
+        if rows is None or len(batch) <= rows:
+            return batch, None
+        places = torch.arange(len(batch))
+        return batch.rows(places[:rows]).trim(), batch.rows(places[rows:]).trim()
 
     def _placed(self, batch: Any) -> Any:
         """On the device and in the precision of training batches; what moves itself keeps its own types."""

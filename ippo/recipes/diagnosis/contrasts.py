@@ -21,10 +21,15 @@ def _of(*kinds: str) -> Callable[[Columns], Mask]:
 
 
 _FAITHFUL, _WRONG, _FALSE_POSITIVE = _of("faithful"), _of("wrong"), _of(*UNFAITHFUL)
+_RIGHT = _of("faithful", *UNFAITHFUL)
 
 
 def _rewarded(of: Callable[[Columns], Mask]) -> Callable[[Columns], Mask]:
     return lambda episodes: of(episodes) & episodes["rewarded"]
+
+
+def _unrewarded(of: Callable[[Columns], Mask]) -> Callable[[Columns], Mask]:
+    return lambda episodes: of(episodes) & ~episodes["rewarded"]
 
 
 def _flipped(episodes: Columns) -> Mask:
@@ -33,7 +38,8 @@ def _flipped(episodes: Columns) -> Mask:
 
 CONTRASTS: dict[str, tuple[Callable[[Columns], Mask], Callable[[Columns], Mask]]] = {
     "right reward, flipped reward": (lambda episodes: ~_flipped(episodes), _flipped),
-    "rewarded: right, wrong": (_rewarded(lambda episodes: ~_WRONG(episodes)), _rewarded(_WRONG)),
+    "rewarded: right, wrong": (_rewarded(_RIGHT), _rewarded(_WRONG)),
+    "unrewarded: wrong, right": (_unrewarded(_WRONG), _unrewarded(_RIGHT)),
     "rewarded: faithful, unfaithful": (_rewarded(_FAITHFUL), _rewarded(_FALSE_POSITIVE)),
     "rewarded: faithful, wrong step": (_rewarded(_FAITHFUL), _rewarded(_of("wrong_step"))),
     "rewarded: faithful, nonsense": (_rewarded(_FAITHFUL), _rewarded(_of("nonsense"))),
@@ -67,13 +73,13 @@ def auc(better: NDArray[np.float64], worse: NDArray[np.float64]) -> float:
     return float(binary_auroc(ranks / ranks.max().clamp(min=1), truth.long()))
 
 
-def auc_by_iteration(episodes: Columns, contrast: str, fewest: int = 5) -> dict[int, float]:
+def auc_by_iteration(episodes: Columns, contrast: str, column: str = "score", fewest: int = 5) -> dict[int, float]:
     """The AUC of each iteration that has enough episodes of both classes. Scores of two iterations have two scales."""
     better, worse = (of(episodes) for of in CONTRASTS[contrast])
     found = {}
     for iteration in np.unique(episodes["iteration"]).tolist():
         here = episodes["iteration"] == iteration
-        scores = [episodes["score"][of & here] for of in (better, worse)]
+        scores = [episodes[column][of & here] for of in (better, worse)]
         if min(map(len, scores)) >= fewest:
             found[iteration] = auc(*scores)
     return found

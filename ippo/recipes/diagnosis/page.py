@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ippo.recipes.comparison.page import table
 from ippo.recipes.comparison.statistics import interval
-from ippo.recipes.diagnosis import blame, survival
+from ippo.recipes.diagnosis import blame, rivals, survival
 from ippo.recipes.diagnosis.contrasts import CLASSES, CONTRASTS, kept_share
 from ippo.recipes.diagnosis.records import Run
 
@@ -34,6 +34,7 @@ def report(runs: Sequence[Run], command: str) -> str:
         "",
         PICTURE,
         "",
+        *_rivals(runs),
         "## What was kept",
         "",
         "Share of each class, and how many there were.",
@@ -84,6 +85,55 @@ def _contrasts(runs: Sequence[Run]) -> list[str]:
             cells.append(_with_interval(means))
         rows.append([contrast, *cells])
     return table(["", "first third", "second", "last"], rows)
+
+
+def _rivals(runs: Sequence[Run]) -> list[str]:
+    """The section on further scores; none where the runs have one score only."""
+    names = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+    if len(names) == 1:
+        return []
+    aucs = [
+        [
+            rivals.label(name),
+            *(_of_known(rivals.mean_auc(run, name, contrast) for run in runs) for contrast in rivals.AUCS),
+        ]
+        for name in names
+    ]
+    shares = [
+        [
+            rivals.label(name),
+            *(_of_known(rivals.positive_share(run, name, of) for run in runs) for of in rivals.SHARES.values()),
+        ]
+        for name in names
+    ]
+    ranks = [
+        [
+            f"{place}: {rivals.label(one)}",
+            *(f"{np.mean([rivals.rank_correlation(run, one, other) for run in runs]):.2f}" for other in names[:place]),
+            *[""] * (len(names) - place),
+        ]
+        for place, one in enumerate(names, start=1)
+    ]
+    return [
+        "## The same episodes, scored otherwise",
+        "",
+        "AUC, the mean of all iterations:",
+        "",
+        *table(["", *rivals.AUCS], aucs),
+        "",
+        "Share with a score above zero:",
+        "",
+        *table(["", *rivals.SHARES], shares),
+        "",
+        "Rank correlation within iterations, the mean:",
+        "",
+        *table(["", *map(str, range(1, len(names) + 1))], ranks),
+        "",
+    ]
+
+
+def _of_known(values: Iterable[float]) -> str:
+    return _with_interval([value for value in values if not np.isnan(value)])
 
 
 def _kept(runs: Sequence[Run]) -> list[str]:

@@ -17,6 +17,9 @@ from ippo.data import EmbeddedOptions, embedded_task
 from ippo.errors import require
 from ippo.recipes.diagnosis.contrasts import CONTRASTS, auc_by_iteration
 
+OTHERS = "score_"
+"""How the columns of further filters begin; see ``name`` of :class:`ippo.callbacks.InfluenceFilterCallback`."""
+
 _NEEDED = ("iteration", "reward", "score", "chain", "kept", "weight")
 
 
@@ -52,13 +55,19 @@ class Run:
         remedy = "none of its episodes has a score: run it with a filter, or with one that has dry_run"
         require(any(scored), "run", str(self.path), remedy)
         columns = {name: [v for v, has in zip(values, scored, strict=True) if has] for name, values in columns.items()}
-        plain = {name: np.asarray(columns[name]) for name in _NEEDED}
+        plain = {name: np.asarray(columns[name]) for name in columns if name in _NEEDED or name.startswith(OTHERS)}
         return {**columns, **plain, "rewarded": plain["reward"] > 0.5}
 
     @cached_property
     def aucs(self) -> dict[str, dict[int, float]]:
         """Of each contrast, the AUC of each iteration that tells one."""
         return {contrast: auc_by_iteration(self.episodes, contrast) for contrast in CONTRASTS}
+
+    @cached_property
+    def scores(self) -> list[str]:
+        """The columns with scores: that of the filter, and those of further ones which looked at all its episodes."""
+        others = [name for name in self.episodes if name.startswith(OTHERS)]
+        return ["score", *(name for name in others if all(score is not None for score in self.episodes[name]))]
 
     @cached_property
     def iterations(self) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ from ippo.rewards import ChainClass
 
 
 class Evaluation(nn.Module):
-    """Exact match, majority vote, Pass@k, false-positive and unverifiable rate of ``k`` answers a prompt.
+    """Exact match, majority vote, Pass@k, false-positive and unverifiable rate of ``k`` answers a prompt, and exact
+    match of the most likely one.
 
     Args:
         samples: k.
@@ -26,6 +27,7 @@ class Evaluation(nn.Module):
         self.samples = samples
         self.em, self.mv, self.pass_at_k = ExactMatch(), MajorityVote(equal), PassAtK(samples)
         self.false_positive, self.unverifiable = FalsePositiveRate(), UnverifiableRate()
+        self.em_greedy = ExactMatch()
 
     def update(
         self, answers: Sequence[str | None], golds: Sequence[str], correct: Sequence[bool], chains: Sequence[ChainClass]
@@ -41,11 +43,16 @@ class Evaluation(nn.Module):
         self.false_positive.update(right, faithful, verifiable)
         self.unverifiable.update(right, verifiable)
 
+    def update_greedy(self, correct: Sequence[bool]) -> None:
+        """Take in the most likely answers to some prompts, one each."""
+        self.em_greedy.update(torch.tensor(list(correct), device=self.em_greedy.device).unsqueeze(1))
+
     @property
     def metrics(self) -> dict[str, Metric]:
         """The metrics under the names of their curves."""
         return {
             "em": self.em,
+            "em_greedy": self.em_greedy,
             "mv": self.mv,
             "pass@k": self.pass_at_k,
             "false_positive": self.false_positive,

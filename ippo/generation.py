@@ -22,7 +22,8 @@ class Sampling:
     """How responses are drawn.
 
     Args:
-        temperature: divides the logits; log-probabilities are taken at the same temperature.
+        temperature: divides the logits; log-probabilities are taken at the same temperature. At 0, for evaluation only,
+            each token is the most likely one.
         max_new_tokens: a response without an end-of-sequence token stops here and counts as unfinished.
         top_p: nucleus sampling. Only for evaluation: it changes the distribution that PPO's ratios are about.
         batch_tokens: tokens, of prompts and responses at their longest, generated at a time; bounds the memory of the
@@ -35,7 +36,7 @@ class Sampling:
     batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        require(self.temperature > 0, "sampling.temperature", self.temperature, "use a number above 0")
+        require(self.temperature >= 0, "sampling.temperature", self.temperature, "use a number of at least 0")
         require(self.max_new_tokens >= 1, "sampling.max_new_tokens", self.max_new_tokens, "use at least 1")
         require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "use a share above 0, at most 1")
         budget = self.batch_tokens
@@ -99,11 +100,10 @@ class HFGenerate:
         return [(rows, slice(prompt_mask.shape[1] - int(lengths[rows].max()), None)) for rows in batches]
 
     def _config(self, sampling: Sampling) -> GenerationConfig:
+        drawn: dict[str, Any] = {"temperature": sampling.temperature, "top_k": 0, "top_p": sampling.top_p}
         return GenerationConfig(
-            do_sample=True,
-            temperature=sampling.temperature,
-            top_k=0,
-            top_p=sampling.top_p,
+            do_sample=sampling.temperature > 0,
+            **(drawn if sampling.temperature > 0 else {}),
             max_new_tokens=sampling.max_new_tokens,
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id,

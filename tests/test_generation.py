@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,6 +143,25 @@ class TestDraws:
         drawn = sample(tokenizer, policy, [prompt] * 1000, Sampling(max_new_tokens=1, top_p=0.1))
         assert set(drawn.response_ids.flatten().tolist()) == set(nucleus.tolist())
 
+    def test_at_temperature_0_each_token_is_the_most_likely_whatever_the_models_own_settings(
+        self, tokenizer: PreTrainedTokenizerFast, policy: LlamaForCausalLM
+    ) -> None:
+        hot = copy.deepcopy(policy)
+        hot.generation_config = GenerationConfig(do_sample=True, temperature=9.0, top_k=3)
+        before = torch.get_rng_state()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of transformers, on options of sampling that would not be heard
+            found = HFGenerate(tokenizer).generate(hot, PROMPTS, Sampling(temperature=0.0, max_new_tokens=6))
+        assert torch.equal(torch.get_rng_state(), before)
+        ids = torch.cat([found.prompt_ids, found.response_ids], 1)
+        mask = torch.cat([found.prompt_mask, found.response_mask], 1)
+        with torch.no_grad():
+            positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+            logits = policy(ids, attention_mask=mask.long(), position_ids=positions).logits
+        likeliest = logits[:, found.prompt_ids.shape[1] - 1 : -1].argmax(-1)
+        real = found.response_mask
+        assert torch.equal(found.response_ids[real], likeliest[real])
+
     def test_logprobs_of_training_are_those_of_sampling(
         self, tokenizer: PreTrainedTokenizerFast, policy: LlamaForCausalLM
     ) -> None:
@@ -223,7 +243,6 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "option",
         [
-            {"temperature": 0.0},
             {"max_new_tokens": 0},
             {"top_p": 0.0},
             {"top_p": 1.1},

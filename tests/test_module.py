@@ -48,6 +48,7 @@ TAGS = {
     "ppo/explained_variance",
     "val/em",
     "val/mv",
+    "val/em_greedy",
     "val/pass@k",
     "val/false_positive",
     "time/rollout",
@@ -436,6 +437,10 @@ class TestRefusals:
             make_trainer(num_sanity_val_steps=1, limit_val_batches=1).fit(make_module(engine=engine), data)
         assert engine.calls == 0
 
+    def test_training_on_the_likeliest_responses_alone(self, make_module: MakeModule) -> None:
+        with pytest.raises(UsageError, match=r"sampling\.temperature = 0\.0: PPO learns from what is drawn"):
+            make_module(sampling=Sampling(temperature=0.0))
+
     def test_nucleus_sampling_in_training(self, make_module: MakeModule) -> None:
         with pytest.raises(UsageError, match=r"sampling\.top_p = 0\.9: PPO's ratios need the full distribution"):
             make_module(sampling=Sampling(top_p=0.9))
@@ -445,18 +450,21 @@ class TestEvaluation:
     def test_judges_k_answers_a_prompt_over_the_whole_split(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, task: Task
     ) -> None:
-        """Answers by decree: of six prompts, two right twice (one unfaithfully), one right once, three never."""
+        """Answers by decree: of six prompts, two right twice (one unfaithfully), one right once, three never; and
+        four of the most likely ones."""
 
         class Fixed(CountingEngine):
             def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Any:
-                ids = [[*self.tokenizer(texts.pop(0))["input_ids"], self.tokenizer.eos_token_id] for _ in prompts]
+                given = texts if sampling.temperature else likeliest
+                ids = [[*self.tokenizer(given.pop(0))["input_ids"], self.tokenizer.eos_token_id] for _ in prompts]
                 width = max(map(len, ids))
                 padded = torch.tensor([row + [self.tokenizer.pad_token_id] * (width - len(row)) for row in ids])
                 drawn = super().generate(policy, prompts, Sampling(max_new_tokens=1))
                 return type(drawn)(drawn.prompt_ids, drawn.prompt_mask, padded, self._until_eos(padded))
 
-        texts = []
+        texts, likeliest = [], []
         for place, row in enumerate(task.test):
+            likeliest.append(row["solution"] if place < 4 else "?")
             right, shortcut, wrong = row["solution"], f"#### {row['answer']}", "#### 99"
             texts += {0: [right, right], 1: [shortcut, shortcut], 2: [wrong, right]}.get(place, [wrong, "?"])
         module = make_module()
@@ -464,6 +472,7 @@ class TestEvaluation:
         (scores,) = make_trainer().test(module, data, verbose=False)
         assert scores == {
             "test/em": pytest.approx(5 / 12),
+            "test/em_greedy": pytest.approx(4 / 6),
             "test/mv": pytest.approx(2 / 6),  # a tie goes to the answer seen first
             "test/pass@k": pytest.approx(3 / 6),
             "test/false_positive": pytest.approx(2 / 5),
@@ -495,7 +504,8 @@ class TestEvaluation:
         module.engine = Look(module.tokenizer)
         module.evaluation = type(module.evaluation)(samples=2, temperature=0.5, top_p=0.8)
         make_trainer().test(module, data, verbose=False)
-        assert set(seen) == {Sampling(temperature=0.5, max_new_tokens=7, top_p=0.8)}
+        drawn = Sampling(temperature=0.5, max_new_tokens=7, top_p=0.8)
+        assert set(seen) == {drawn, dataclasses.replace(drawn, temperature=0.0)}
 
 
 def test_every_tag_of_the_design_reaches_tensorboard(

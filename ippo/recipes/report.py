@@ -15,7 +15,8 @@ _PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "jsonargparse
 
 
 Scores = dict[str, Any]
-"""Shares ``em``, ``mv``, ``pass_at_k``, ``false_positive`` and ``unverifiable``, of ``k`` answers to ``n`` problems."""
+"""Shares ``em``, ``mv``, ``pass_at_k``, ``false_positive`` and ``unverifiable`` of ``k`` answers to ``n`` problems, and
+``em_greedy`` of the most likely answer to each."""
 
 
 def scores(tested: Mapping[str, float], samples: int, problems: int) -> Scores:
@@ -23,7 +24,7 @@ def scores(tested: Mapping[str, float], samples: int, problems: int) -> Scores:
 
     ``false_positive`` is None where something was right but the reasoning of nothing that was could be checked.
     """
-    names = ("em", "mv", "pass@k", "false_positive", "unverifiable")
+    names = ("em", "em_greedy", "mv", "pass@k", "false_positive", "unverifiable")
     found: Scores = {name.replace("@", "_at_"): tested[f"test/{name}"] for name in names}
     if found["unverifiable"] == 1.0:
         found["false_positive"] = None
@@ -60,7 +61,13 @@ def print_scores(judged: Mapping[str, Scores], console: Console) -> None:
     table.add_column("", justify="left")
     for heading in judged:
         table.add_column(heading, justify="right")
-    rows = {"em": "EM", "mv": f"MV@{k}", "pass_at_k": f"Pass@{k}", "false_positive": "right by unfaithful reasoning"}
+    rows = {
+        "em": "EM",
+        "em_greedy": "EM of the likeliest answer",
+        "mv": f"MV@{k}",
+        "pass_at_k": f"Pass@{k}",
+        "false_positive": "right by unfaithful reasoning",
+    }
     if any(one["unverifiable"] for one in judged.values()):
         rows["false_positive"] += ", of the checkable"
         rows["unverifiable"] = "right, reasoning not checkable"

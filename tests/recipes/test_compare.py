@@ -130,11 +130,12 @@ def test_figures_and_budgets_by_hand() -> None:
             "effective_sample_size": kept / 2,
         }
 
-    judged = {"em": 0.5, "mv": 0.6, "pass_at_k": 0.9, "false_positive": None}
+    judged = {"em": 0.5, "em_greedy": 0.7, "mv": 0.6, "pass_at_k": 0.9, "false_positive": None}
     run = {"trained": judged, "iterations": [iteration(0.1, 100, 2.5, 1.0), iteration(0.3, 50, 0.5, 0.5)]}
     found = {name: figure(run) for name, figure in FIGURES.items()}
     assert found == {
         "EM": 0.5,
+        "greedy EM": 0.7,
         "MV": 0.6,
         "Pass": 0.9,
         "unfaithful": 0.0,

@@ -52,6 +52,7 @@ TAGS = {
     "ppo/explained_variance",
     "val/em",
     "val/mv",
+    "val/em_greedy",
     "val/pass@k",
     "val/false_positive",
     "time/rollout",
@@ -111,7 +112,7 @@ class TestWhatARunLeaves:
         found = summary(finished)
         assert found.keys() >= {"sft", "trained", "iterations", "stopped_by", "seed", "device", "versions"}
         for scores in (found["sft"], found["trained"]):
-            assert scores.keys() == {"em", "mv", "pass_at_k", "false_positive", "unverifiable", "k", "n"}
+            assert scores.keys() == {"em", "em_greedy", "mv", "pass_at_k", "false_positive", "unverifiable", "k", "n"}
             assert (scores["k"], scores["n"]) == (2, 4)
             assert all(0 <= scores[name] <= 1 for name in ("em", "mv", "pass_at_k", "false_positive"))
             assert scores["unverifiable"] == 0.0  # the embedded task knows its true steps

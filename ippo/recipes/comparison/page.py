@@ -16,6 +16,8 @@ from ippo.recipes.comparison.arms import Arm
 from ippo.recipes.comparison.cells import Summary
 from ippo.recipes.comparison.statistics import FIGURES, QUALITY, Figure, best, common_budget, interval, within
 
+_SFT = ("em", "em_greedy", "mv", "pass_at_k", "false_positive")  # of the row SFT, as QUALITY has them of the others
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -89,7 +91,7 @@ def report(comparison: Comparison) -> str:
     """The page as Markdown."""
     start = [run["sft"] for run in next(iter(comparison.runs.values()))]
     k, n = start[0]["k"], start[0]["n"]
-    sft = [f"{np.mean([one[key] or 0.0 for one in start]):.3f}" for key in ("em", "mv", "pass_at_k", "false_positive")]
+    sft = [f"{np.mean([one[key] or 0.0 for one in start]):.3f}" for key in _SFT]
     blank = [""] * (len(FIGURES) - len(sft))
     others = [arm for arm in comparison.runs if arm != comparison.base]
     quality = {name: FIGURES[name] for name in QUALITY}
@@ -98,7 +100,8 @@ def report(comparison: Comparison) -> str:
         "",
         f"`{comparison.command}` · seeds {', '.join(map(str, comparison.seeds))} · {comparison.hardware}.",
         "",
-        f"Means over {len(comparison.seeds)} seeds. EM, MV@{k} and Pass@{k} are of the test split ({n} problems); "
+        f"Means over {len(comparison.seeds)} seeds. EM, MV@{k} and Pass@{k} are of {k} answers to each of {n} test "
+        "problems, *greedy EM* is of the likeliest answer to each; "
         "*unfaithful* is the share of its right answers that are reached by unfaithful reasoning. All arms of a seed "
         "start from one warm start, which is the arm *SFT*, and generate as many episodes an iteration. Seconds are of "
         "one thread, with other runs beside it.",

@@ -12,6 +12,7 @@ Figure = Callable[[Summary], float]
 
 FIGURES: dict[str, Figure] = {
     "EM": lambda run: run["trained"]["em"],
+    "greedy EM": lambda run: run["trained"]["em_greedy"],
     "MV": lambda run: run["trained"]["mv"],
     "Pass": lambda run: run["trained"]["pass_at_k"],
     "unfaithful": lambda run: run["trained"]["false_positive"] or 0.0,
@@ -23,7 +24,7 @@ FIGURES: dict[str, Figure] = {
     "kept": lambda run: _mean(run, "kept_fraction"),
     "effective sample": lambda run: _mean(run, "effective_sample_size"),
 }
-QUALITY = ("EM", "MV", "Pass", "unfaithful")
+QUALITY = ("EM", "greedy EM", "MV", "Pass", "unfaithful")
 """The figures of the test split, which are compared in pairs."""
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ippo import Episodes, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback, ReproducibleState
+from ippo.callbacks.reference import GoldBatches
 from ippo.errors import UsageError
 from ippo.generation import Sampling
 from ippo.influence import (
@@ -332,6 +333,38 @@ class TestOnePass:
         (one, _), (two, _) = (fit(keep_all(ExactScorer(name)), entropy_coef=0.1) for name in ("jvp", "loop"))
         assert_same(scores(one), scores(two), 1e-4)
         assert not torch.allclose(scores(fit(keep_all())[0]), scores(one), rtol=1e-3)
+
+
+class TestSeveralFilters:
+    def test_those_that_only_look_note_their_scores_under_their_names(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        looks = [
+            InfluenceFilterCallback(ExactScorer(parameters=1), dry_run=True, name="last"),
+            InfluenceFilterCallback(direction=BufferDirection(), dry_run=True, name="buffer"),
+        ]
+        alone, beside = Recorder(), Recorder()
+        make_trainer(Reseed(), keep_all(), alone).fit(make_module(), data)
+        make_trainer(Reseed(), *looks, keep_all(), beside).fit(make_module(), data)
+        (plain,), (episodes,) = alone.episodes, beside.episodes
+        assert_same(scores(episodes), scores(plain), 5e-5)
+        columns = [torch.tensor(episodes.notes[name]) for name in ("score", "score_last", "score_buffer")]
+        assert len({tuple(column.tolist()) for column in columns}) == 3
+        assert "score_last" not in plain.notes
+
+    def test_a_reading_of_the_gold_solutions_takes_as_many_as_it_says(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, gold: Sequences
+    ) -> None:
+        def ids(part: Any) -> list[list[int]]:
+            return [row[real].tolist() for row, real in zip(part.response_ids, part.response_mask, strict=True)]
+
+        trainer, every = make_trainer(), ids(gold)
+        trainer.strategy.connect(make_module())
+        batches = GoldBatches(trainer, [gold.rows(torch.arange(len(gold)))], 3)
+        readings = [[row for part in batches for row in ids(part)] for _ in range(4)]
+        assert [len(rows) for rows in readings] == [3] * 4
+        read = [row for rows in readings for row in rows]
+        assert read == [every[place % len(every)] for place in range(12)]
 
 
 class TestLookahead:

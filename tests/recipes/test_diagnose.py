@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from test_math import SMALL
 
+import ippo.recipes.compare
 from ippo.recipes.diagnose import main
 from ippo.recipes.diagnosis.blame import Blame, of_episode, of_run
 from ippo.recipes.diagnosis.contrasts import CONTRASTS, auc, auc_by_iteration, kept_share
+from ippo.recipes.diagnosis.rivals import SHARES, mean_auc, positive_share, rank_correlation
 from ippo.recipes.diagnosis.survival import stop
 from ippo.recipes.math import main as recipe
 
@@ -59,6 +62,46 @@ def test_what_cannot_be_read_is_told(run: Path, tmp_path: Path, capsys: pytest.C
     (copy / "summary.json").unlink()
     assert main([str(copy), "--out", str(tmp_path / "out")]) == 0
     assert "none of the runs has ended" in (tmp_path / "out" / "diagnosis.md").read_text()
+
+
+def test_sets_further_scores_of_the_same_episodes_side_by_side(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run"
+    arm = Path(ippo.recipes.compare.__file__).parent / "configs" / "arms" / "scores.yaml"
+    assert recipe([f"--config={arm}", f"--trainer.default_root_dir={path}", *SMALL]) == 0
+    assert main([str(path), "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "diagnosis.md").read_text()
+    _, others = page.split("## The same episodes, scored otherwise")
+    auc, shares, ranks = (part.splitlines() for part in others.split("|\n\n")[:3])
+    wanted = {"score", "last block", "projection 256", "gold 32", "adam", "return", "lookahead"}
+    for rows in (auc, shares):
+        assert wanted <= {row.split(" | ")[0].removeprefix("| ") for row in rows}
+    first, second = (next(row for row in ranks if row.startswith(f"| {place}: ")).split(" | ") for place in (1, 2))
+    assert first[1] == second[2] == "1.00"  # each with itself
+    assert "scored otherwise" not in _page_of(run, tmp_path / "plain")
+
+
+def _page_of(run: Path, out: Path) -> str:
+    assert main([str(run), "--out", str(out)]) == 0
+    return (out / "diagnosis.md").read_text()
+
+
+def test_rivals_by_hand_and_against_scipy() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 12))
+    chain = np.array(["faithful", "wrong", "wrong_step"] * 4)
+    iteration = np.repeat([0, 1], 6)
+    episodes = {"iteration": iteration, "chain": chain, "rewarded": np.ones(12, bool), "score": one, "score_b": other}
+    expected = [spearmanr(one[iteration == place], other[iteration == place])[0] for place in (0, 1)]
+    assert rank_correlation(episodes, "score", "score_b") == pytest.approx(np.mean(expected), abs=1e-6)
+    assert positive_share(episodes, "score_b", SHARES["wrong"]) == np.mean(other[chain == "wrong"] > 0)
+    assert np.isnan(positive_share(episodes, "score_b", SHARES["not rewarded: right"]))
+    assert np.isnan(mean_auc(episodes, "score_b", "rewarded: right, wrong"))  # fewer than five of a class an iteration
+    five = {name: np.concatenate([values[chain != "wrong_step"]] * 3) for name, values in episodes.items()}
+    aucs = auc_by_iteration(five, "rewarded: right, wrong", "score_b").values()
+    assert mean_auc(five, "score_b", "rewarded: right, wrong") == pytest.approx(np.mean(list(aucs)))
+    assert aucs != auc_by_iteration(five, "rewarded: right, wrong").values()
 
 
 @given(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -92,48 +93,41 @@ def _rivals(runs: Sequence[Run]) -> list[str]:
     names = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
     if len(names) == 1:
         return []
-    aucs = [
-        [
-            rivals.label(name),
-            *(_of_known(rivals.mean_auc(run, name, contrast) for run in runs) for contrast in rivals.AUCS),
-        ]
-        for name in names
-    ]
-    shares = [
-        [
-            rivals.label(name),
-            *(_of_known(rivals.positive_share(run, name, of) for run in runs) for of in rivals.SHARES.values()),
-        ]
-        for name in names
-    ]
+    labels = [rivals.label(name) for name in names]
+
+    def figures(figure: Callable[..., float], *arguments: Any) -> str:
+        """A cell: the mean over the runs that know it."""
+        found = [figure(run.episodes, *arguments) for run in runs]
+        return _with_interval([value for value in found if not np.isnan(value)])
+
+    aucs = [[figures(rivals.mean_auc, name, contrast) for contrast in rivals.AUCS] for name in names]
+    shares = [[figures(rivals.positive_share, name, of) for of in rivals.SHARES.values()] for name in names]
     ranks = [
-        [
-            f"{place}: {rivals.label(one)}",
-            *(f"{np.mean([rivals.rank_correlation(run, one, other) for run in runs]):.2f}" for other in names[:place]),
-            *[""] * (len(names) - place),
-        ]
+        [figures(rivals.rank_correlation, one, other).split(" ")[0] for other in names[:place]]
+        + [""] * (len(names) - place)
         for place, one in enumerate(names, start=1)
     ]
+    numbered = [f"{place}: {label}" for place, label in enumerate(labels, start=1)]
     return [
         "## The same episodes, scored otherwise",
         "",
         "AUC, the mean of all iterations:",
         "",
-        *table(["", *rivals.AUCS], aucs),
+        *table(["", *rivals.AUCS], _headed(labels, aucs)),
         "",
         "Share with a score above zero:",
         "",
-        *table(["", *rivals.SHARES], shares),
+        *table(["", *rivals.SHARES], _headed(labels, shares)),
         "",
         "Rank correlation within iterations, the mean:",
         "",
-        *table(["", *map(str, range(1, len(names) + 1))], ranks),
+        *table(["", *(str(place) for place in range(1, len(names) + 1))], _headed(numbered, ranks)),
         "",
     ]
 
 
-def _of_known(values: Iterable[float]) -> str:
-    return _with_interval([value for value in values if not np.isnan(value)])
+def _headed(heads: Sequence[str], rows: Sequence[list[str]]) -> list[list[str]]:
+    return [[head, *row] for head, row in zip(heads, rows, strict=True)]
 
 
 def _kept(runs: Sequence[Run]) -> list[str]:

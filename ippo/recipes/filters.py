@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Literal
 
 from ippo.callbacks import InfluenceFilterCallback
-from ippo.influence import PositiveScore, Proportional, Uniform
+from ippo.influence import ExactScorer, PositiveScore, Proportional, Uniform
 
-FilterName = Literal["paper", "uniform", "tempered", "none"]
+FilterName = Literal["last_block", "uniform", "paper", "tempered", "none"]
 
 _NAMED: dict[str, Callable[[], InfluenceFilterCallback | None]] = {
     "paper": lambda: InfluenceFilterCallback(keep=PositiveScore(), weight=Proportional()),
+    "last_block": lambda: InfluenceFilterCallback(ExactScorer(parameters=1), keep=PositiveScore(), weight=Uniform()),
     "uniform": lambda: InfluenceFilterCallback(keep=PositiveScore(), weight=Uniform()),
     "tempered": lambda: InfluenceFilterCallback(keep=PositiveScore(), weight=Proportional(min_effective=0.5)),
     "none": lambda: None,

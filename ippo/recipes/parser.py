@@ -59,8 +59,8 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
     parser.add_argument(
         "--filter",
         type=Union[FilterName, InfluenceFilterCallback],
-        default="uniform",
-        help="paper, uniform, tempered, none, or a class_path with init_args.",
+        default="last_block",
+        help="last_block, uniform, paper, tempered, none, or a class_path with init_args.",
     )
     parser.add_argument(
         "--resume", action=ActionYesNo, default=False, help="Go on from the newest checkpoint of the run directory."

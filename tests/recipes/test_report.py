@@ -28,7 +28,8 @@ def test_the_report_shows_both_policies_the_time_and_why_it_ended() -> None:
     sft = scores(TESTED, 8, 256)
     trained = scores({name: value + 0.5 for name, value in TESTED.items()} | {"test/unverifiable": 0.0}, 8, 256)
     seconds = {"rollout": 10.0, "scoring": 2.0, "update": 4.0}
-    iterations = [{"kept_fraction": kept, "effective_sample_size": kept, "seconds": seconds} for kept in (0.2, 0.6)]
+    shares = ("em", "kept_fraction", "effective_sample_size")
+    iterations = [{**dict.fromkeys(shares, share), "seconds": seconds} for share in (0.2, 0.6)]
     summary = summarise(sft, trained, iterations, "no episode survived", seed=3)
     assert json.loads(json.dumps(summary)) == summary
 
@@ -53,6 +54,17 @@ def test_the_report_shows_both_policies_the_time_and_why_it_ended() -> None:
     for words in ("2 iterations", "40% of the episodes kept", "no episode survived"):
         assert words in text
     assert "checkable" not in text
+    assert "No rollout was right" not in text
+
+
+def test_the_report_says_so_where_no_rollout_was_right() -> None:
+    nothing = scores(dict.fromkeys(TESTED, 0.0), 8, 256)
+    seconds = dict.fromkeys(("rollout", "scoring", "update"), 1.0)
+    iteration = {"em": 0.0, "kept_fraction": 0.0, "effective_sample_size": 0.0, "seconds": seconds}
+    screen = io.StringIO()
+    print_report(summarise(nothing, nothing, [iteration] * 2, "max_epochs", 3), 1.0, Console(file=screen, width=200))
+    text = " ".join(screen.getvalue().split())
+    assert "No rollout was right, so there was nothing to learn from: warm-start longer (--sft.steps)" in text
 
 
 def test_what_could_not_be_checked_is_shown_and_never_passes_for_faithful() -> None:

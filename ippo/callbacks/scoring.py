@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
@@ -67,7 +67,9 @@ class Scoring:
             buffer: :class:`ippo.Episodes`, or whatever the losses take, whole or with ``chunks``.
             batch: number of the training batch.
         """
-        if isinstance(buffer, Episodes) and buffer.slopes is not None and self.in_one_pass:
+        if isinstance(buffer, Episodes) and self.in_one_pass:
+            if buffer.slopes is None:  # another filter took the look back
+                buffer = replace(buffer, slopes=self.look_back(LookBack(buffer), batch).slopes)
             tokens = token_scores(self.module, buffer)
             buffer = with_token_scores(self.module, buffer, tokens) if self.note_tokens else buffer
             buffer = without_opposing_tokens(buffer, tokens) if self.drop_tokens else buffer

@@ -352,6 +352,17 @@ class TestSeveralFilters:
         assert len({tuple(column.tolist()) for column in columns}) == 3
         assert "score_last" not in plain.notes
 
+    def test_each_scores_as_it_would_alone_though_one_of_them_takes_the_look_back(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        alone, beside = Recorder(), Recorder()
+        make_trainer(Reseed(), keep_all(LookaheadScorer(), token_scores=True), alone).fit(make_module(), data)
+        first = keep_all(dry_run=True, name="first")
+        make_trainer(Reseed(), first, keep_all(LookaheadScorer(), token_scores=True), beside).fit(make_module(), data)
+        assert_same(scores(beside.episodes[0]), scores(alone.episodes[0]), 1e-3)
+        noted = [recorder.episodes[0].notes["token_scores"] for recorder in (beside, alone)]
+        assert_same(*(torch.tensor([token for row in rows for token in row]) for rows in noted), 1e-2)
+
     def test_a_reading_of_the_gold_solutions_takes_as_many_as_it_says(
         self, make_module: MakeModule, make_trainer: MakeTrainer, gold: Sequences
     ) -> None:

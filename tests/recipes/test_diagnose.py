@@ -74,7 +74,7 @@ def test_sets_further_scores_of_the_same_episodes_side_by_side(
     page = (tmp_path / "out" / "diagnosis.md").read_text()
     _, others = page.split("## The same episodes, scored otherwise")
     auc, shares, ranks = (part.splitlines() for part in others.split("|\n\n")[:3])
-    wanted = {"score", "last block", "projection 256", "gold 32", "adam", "return", "lookahead"}
+    wanted = {"score", "all parameters", "projection 256", "gold 32", "adam", "return", "lookahead"}
     for rows in (auc, shares):
         assert wanted <= {row.split(" | ")[0].removeprefix("| ") for row in rows}
     first, second = (next(row for row in ranks if row.startswith(f"| {place}: ")).split(" | ") for place in (1, 2))

@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    default = ["ppo", "ippo_uniform", "random", "ippo"]
+    default = ["ppo", "ippo_last_block", "random_within", "ippo"]
     parser.add_argument("--arms", nargs="+", default=default, help=f"{', '.join(known())}, or a .yaml file of options")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--base", default=None, help="the arm that the others are held against; the first by default")

@@ -131,37 +131,41 @@ class GoldBatches:
         if self.rows is None:
             self._stream = None
         rows, begun = 0, 0
-        if self._rest is not None:
-            rest, self._rest = self._part(self._rest, self.rows)
-            rows = len(rest)
-            yield rest
         while self.rows is None or rows < self.rows:
-            if self._stream is None:
-                if begun == 1:  # a pass of its own is the most that a reading takes
-                    return
-                begun += 1
-            with isolate_rng():  # a loader draws when it starts, a shuffling one when it gives its first batch
-                self._stream = iter(self.batches) if self._stream is None else self._stream
-                batch = next(self._stream, None)
+            batch, self._rest = self._rest, None
             if batch is None:
-                self._stream = None
+                if self._stream is None:
+                    if begun == 1:  # a pass of its own is the most that a reading takes
+                        return
+                    begun += 1
+                batch = self._next()
+            if batch is None:
                 continue
-            batch = self._placed(batch)
-            if self.rows is not None and isinstance(batch, Sequences):
-                batch, self._rest = self._part(batch, self.rows - rows)
-            rows += count_rows(batch) if self.rows is not None else 0
+            if self.rows is not None:
+                batch, self._rest = _parted(batch, self.rows - rows)
+                rows += count_rows(batch)
             yield batch
 
-    @staticmethod
-    def _part(batch: Sequences, rows: int | None) -> tuple[Sequences, Sequences | None]:
-        """The first rows of a batch, and the others if there are any."""
-        if rows is None or len(batch) <= rows:
-            return batch, None
-        places = torch.arange(len(batch))
-        return batch.rows(places[:rows]).trim(), batch.rows(places[rows:]).trim()
+    def _next(self) -> Any:
+        """The stream's next batch; None at its end, after which it starts anew."""
+        with isolate_rng():  # a loader draws when it starts, a shuffling one when it gives its first batch
+            self._stream = iter(self.batches) if self._stream is None else self._stream
+            batch = next(self._stream, None)
+        if batch is None:
+            self._stream = None
+            return None
+        return self._placed(batch)
 
     def _placed(self, batch: Any) -> Any:
         """On the device and in the precision of training batches; what moves itself keeps its own types."""
         if isinstance(batch, Tensor) or not hasattr(batch, "to"):
             batch = self.trainer.precision_plugin.convert_input(batch)
         return self.trainer.strategy.batch_to_device(batch)
+
+
+def _parted(batch: Any, rows: int) -> tuple[Any, Sequences | None]:
+    """The first rows of a batch, and the others; a batch that is none of sequences stays whole."""
+    if not isinstance(batch, Sequences) or len(batch) <= rows:
+        return batch, None
+    places = torch.arange(len(batch))
+    return batch.rows(places[:rows]).trim(), batch.rows(places[rows:]).trim()

@@ -102,6 +102,9 @@ def test_rivals_by_hand_and_against_scipy() -> None:
     aucs = auc_by_iteration(five, "rewarded: right, wrong", "score_b").values()
     assert mean_auc(five, "score_b", "rewarded: right, wrong") == pytest.approx(np.mean(list(aucs)))
     assert aucs != auc_by_iteration(five, "rewarded: right, wrong").values()
+    late = {**episodes, "score_b": np.where(iteration == 0, np.nan, other)}  # looked at the second iteration only
+    assert rank_correlation(late, "score", "score_b") == pytest.approx(expected[1], abs=1e-6)
+    assert positive_share(late, "score_b", SHARES["wrong"]) == np.mean(other[(chain == "wrong") & (iteration == 1)] > 0)
 
 
 @given(

@@ -55,8 +55,9 @@ class Run:
         remedy = "none of its episodes has a score: run it with a filter, or with one that has dry_run"
         require(any(scored), "run", str(self.path), remedy)
         columns = {name: [v for v, has in zip(values, scored, strict=True) if has] for name, values in columns.items()}
-        plain = {name: np.asarray(columns[name]) for name in columns if name in _NEEDED or name.startswith(OTHERS)}
-        return {**columns, **plain, "rewarded": plain["reward"] > 0.5}
+        plain = {name: np.asarray(columns[name]) for name in _NEEDED}
+        others = {name: np.asarray(columns[name], float) for name in columns if name.startswith(OTHERS)}  # None is NaN
+        return {**columns, **plain, **others, "rewarded": plain["reward"] > 0.5}
 
     @cached_property
     def aucs(self) -> dict[str, dict[int, float]]:
@@ -65,9 +66,8 @@ class Run:
 
     @cached_property
     def scores(self) -> list[str]:
-        """The columns with scores: that of the filter, and those of further ones which looked at all its episodes."""
-        others = [name for name in self.episodes if name.startswith(OTHERS)]
-        return ["score", *(name for name in others if all(score is not None for score in self.episodes[name]))]
+        """The columns with scores: that of the filter, and those of further ones, NaN where one did not look."""
+        return ["score", *(name for name in self.episodes if name.startswith(OTHERS))]
 
     @cached_property
     def iterations(self) -> list[dict[str, Any]]:

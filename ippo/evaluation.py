@@ -15,7 +15,7 @@ from ippo.rewards import ChainClass
 
 class Evaluation(nn.Module):
     """Exact match, majority vote, Pass@k, false-positive and unverifiable rate of ``k`` answers a prompt, and exact
-    match of the most likely one.
+    match of the greedy one.
 
     Args:
         samples: k.
@@ -44,7 +44,7 @@ class Evaluation(nn.Module):
         self.unverifiable.update(right, verifiable)
 
     def update_greedy(self, correct: Sequence[bool]) -> None:
-        """Take in the most likely answers to some prompts, one each."""
+        """Take in the greedy answers to some prompts, one each."""
         self.em_greedy.update(torch.tensor(list(correct), device=self.em_greedy.device).unsqueeze(1))
 
     @property

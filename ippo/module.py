@@ -222,16 +222,16 @@ class PPOModule(L.LightningModule):
 
     @torch.no_grad()
     def _judge(self, stage: str, judge: Evaluation, batch: Columns) -> None:
-        """Draw k answers a prompt, take the most likely one, and hold them against the truth."""
+        """Draw k answers a prompt, decode one greedily, and hold them against the truth."""
         columns = _repeat(batch, self.evaluation.samples)
         sampling = replace(self.sampling, temperature=self.evaluation.temperature, top_p=self.evaluation.top_p)
         with isolate_rng():  # how often a run is judged must not change what it learns
             sequences = self.engine.generate(self.model.policy, columns["prompt"], sampling)
-            likeliest = self.engine.generate(self.model.policy, batch["prompt"], replace(sampling, temperature=0.0))
+            greedy = self.engine.generate(self.model.policy, batch["prompt"], replace(sampling, temperature=0.0))
         texts = decode(self.tokenizer, sequences)
         truth = self.check(**_arguments(columns, texts))
         judge.update(truth["answer"], batch["answer"], truth["correct"], truth["chain"])
-        judge.update_greedy(self.check(**_arguments(batch, decode(self.tokenizer, likeliest)))["correct"])
+        judge.update_greedy(self.check(**_arguments(batch, decode(self.tokenizer, greedy)))["correct"])
         emit(self.trainer, self, "on_answers", {**columns, "response": texts, "gold": columns["answer"], **truth})
         for name, metric in judge.metrics.items():
             self.log(f"{stage}/{name}", metric, batch_size=len(batch["prompt"]), prog_bar=name == "em")

@@ -107,7 +107,7 @@ class EvaluationOptions:
     """How validation and test answers are drawn.
 
     Args:
-        samples: responses a prompt, k of MV@k and Pass@k. Beside them the most likely response is judged, too.
+        samples: responses a prompt, k of MV@k and Pass@k. Beside them the greedy response is judged.
         temperature, top_p: of the sampling. At 1.0 the policy is judged as PPO trains it.
     """
 

@@ -437,7 +437,7 @@ class TestRefusals:
             make_trainer(num_sanity_val_steps=1, limit_val_batches=1).fit(make_module(engine=engine), data)
         assert engine.calls == 0
 
-    def test_training_on_the_likeliest_responses_alone(self, make_module: MakeModule) -> None:
+    def test_training_on_the_greedy_responses_alone(self, make_module: MakeModule) -> None:
         with pytest.raises(UsageError, match=r"sampling\.temperature = 0\.0: PPO learns from what is drawn"):
             make_module(sampling=Sampling(temperature=0.0))
 
@@ -455,16 +455,16 @@ class TestEvaluation:
 
         class Fixed(CountingEngine):
             def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Any:
-                given = texts if sampling.temperature else likeliest
+                given = texts if sampling.temperature else greedy
                 ids = [[*self.tokenizer(given.pop(0))["input_ids"], self.tokenizer.eos_token_id] for _ in prompts]
                 width = max(map(len, ids))
                 padded = torch.tensor([row + [self.tokenizer.pad_token_id] * (width - len(row)) for row in ids])
                 drawn = super().generate(policy, prompts, Sampling(max_new_tokens=1))
                 return type(drawn)(drawn.prompt_ids, drawn.prompt_mask, padded, self._until_eos(padded))
 
-        texts, likeliest = [], []
+        texts, greedy = [], []
         for place, row in enumerate(task.test):
-            likeliest.append(row["solution"] if place < 4 else "?")
+            greedy.append(row["solution"] if place < 4 else "?")
             right, shortcut, wrong = row["solution"], f"#### {row['answer']}", "#### 99"
             texts += {0: [right, right], 1: [shortcut, shortcut], 2: [wrong, right]}.get(place, [wrong, "?"])
         module = make_module()

@@ -19,7 +19,8 @@ class EpisodeLogger(L.Callback):
 
     ``datasets.load_dataset("parquet", data_files="<directory>/*.parquet")`` reads them all. Columns: ``iteration``,
     ``prompt``, ``response``, ``reward``, what the task's check says (``answer``, ``correct``, ``chain``, ``faithful``),
-    ``score``, ``weight``, ``kept``, ``reason``, and ``tokens`` and ``token_scores`` where a filter was asked for them.
+    ``score`` (``score_<name>`` of a filter with another name), ``weight``, ``kept``, ``reason``, and ``tokens`` and
+    ``token_scores`` where a filter was asked for them.
 
     Args:
         directory: where the files go; ``episodes/`` in the trainer's root directory by default.

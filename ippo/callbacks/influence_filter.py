@@ -148,6 +148,7 @@ class InfluenceFilterCallback(L.Callback):
         self.every_n_batches, self.warmup_batches = every_n_batches, warmup_batches
         self.direction_every_n_batches, self.direction_rows = direction_every_n_batches, direction_rows
         self.dry_run, self.audit, self.row_id, self.select, self.name = dry_run, audit, row_id, select, name
+        self._column = "score" if name == "influence" else f"score_{name}"  # of the episodes' notes
         self.batches = 0  # training batches seen
         self.stopping_reason_message: str | None = None
         self._scoring: Scoring  # known when training starts, as is the direction
@@ -196,9 +197,7 @@ class InfluenceFilterCallback(L.Callback):
             self.drop_tokens and not self.dry_run,
         )
         for option in ("token_scores", "drop_tokens"):
-            remedy = (
-                "it needs one_pass, ExactScorer in float32 or LookaheadScorer, and a direction apart from the buffer"
-            )
+            remedy = "it needs one_pass, ExactScorer in float32 or LookaheadScorer, a direction apart from the buffer"
             require(not getattr(self, option) or self._scoring.in_one_pass, option, True, remedy)
         self._reference.check(module)
         if self.audit is not None:
@@ -275,11 +274,6 @@ class InfluenceFilterCallback(L.Callback):
     # ---------------------------------------------------------------- both
 
     @property
-    def _column(self) -> str:
-        """Of the episodes' notes: a filter that is named apart leaves the scores of another as they are."""
-        return "score" if self.name == "influence" else f"score_{self.name}"
-
-    @property
     def _is_due(self) -> bool:
         """Whether this batch, or this iteration's buffer, is filtered."""
         ready = self.batches - 1 - self.warmup_batches
@@ -306,10 +300,9 @@ class InfluenceFilterCallback(L.Callback):
             self._stop(trainer, f"no {'row' if self.unit == 'batch' else 'episode'} survived")
 
     def _stop_in_time(self, trainer: L.Trainer, survival: float) -> None:
-        if not self.dry_run and self.survival.reached(survival):
-            rows, times = ("rows", "epochs") if self.unit == "batch" else ("episodes", "iterations")
-            least, patience = self.survival.minimum, self.survival.patience
-            self._stop(trainer, f"below {least:.0%} of the {rows} survived, {patience} {times} in a row")
+        words = ("rows", "epochs") if self.unit == "batch" else ("episodes", "iterations")
+        if not self.dry_run and (reason := self.survival.reason(survival, *words)):
+            self._stop(trainer, reason)
 
     def _stop(self, trainer: L.Trainer, reason: str) -> None:
         self.stopping_reason_message = reason

@@ -32,13 +32,13 @@ def fits_one_pass(module: Any, scorer: Scorer) -> bool:
 
 
 def with_slopes(
-    module: Any, scorer: Any, look: LookBack, direction: Direction | Mapping[str, Tensor], batch_size: int
+    module: Any, scorer: Scorer, look: LookBack, direction: Direction | Mapping[str, Tensor], batch_size: int
 ) -> LookBack:
     """The same responses with log-probabilities under the sampling policy, and their slopes along the direction.
 
     Args:
         module: with ``objective`` and ``scored_module``.
-        scorer: one with ``derivatives``.
+        scorer: one that gives slopes.
         look: sampled responses.
         direction: as for :meth:`ippo.influence.Scorer.score`.
         batch_size: responses at a time; the objective's ``micro_batch_tokens`` bounds them further.

@@ -28,3 +28,15 @@ class SurvivalStop:
         """Take in one more share; whether it is time to stop."""
         self.below = self.below + 1 if survival < self.minimum else 0
         return self.below >= self.patience
+
+    def reason(self, survival: float, rows: str, times: str) -> str | None:
+        """Take in one more share; why it is time to stop, where it is.
+
+        Args:
+            survival: the share.
+            rows: what it is a share of, in words.
+            times: what shares are taken in by, in words.
+        """
+        if not self.reached(survival):
+            return None
+        return f"below {self.minimum:.0%} of the {rows} survived, {self.patience} {times} in a row"

@@ -108,15 +108,7 @@ class ExactScorer(Scorer):
         batches: Iterable[Any],
         direction: Direction | Mapping[str, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Values a token and their derivatives along the direction, in one forward-mode pass whatever the backend.
-
-        Args:
-            module, batches, direction: as in :meth:`score`.
-            function: ``function(module, batch) -> [n, t]``, e.g. log-probabilities.
-
-        Returns:
-            Two [n, t] float32; t is the longest of all batches, padded with 0.
-        """
+        """See :meth:`Scorer.derivatives`; in one forward-mode pass whatever the backend."""
         self.choice = "jvp: one pass gives the values a token and their slopes"
         values: list[Tensor] = []
         slopes: list[Tensor] = []

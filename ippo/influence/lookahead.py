@@ -69,15 +69,7 @@ class LookaheadScorer(Scorer):
     def derivatives(
         self, module: nn.Module, function: Losses, batches: Iterable[Any], direction: Direction | Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Values a token, and what they are less after the steps: the place of a derivative along the direction.
-
-        Args:
-            module, batches, direction: as in :meth:`score`.
-            function: ``function(module, batch) -> [n, t]``, e.g. log-probabilities.
-
-        Returns:
-            Two [n, t] float32; t is the longest of all batches, padded with 0.
-        """
+        """See :meth:`Scorer.derivatives`; a slope is what the value is less after the steps."""
         before, after = self._both(module, function, batches, direction)
         if not before:
             return torch.empty(0, 0), torch.empty(0, 0)

@@ -16,8 +16,7 @@ class Scorer(ABC):
     """Anything that scores: one number an episode, positive where a step on it helps.
 
     Attributes:
-        gives_slopes: whether it has ``derivatives(module, function, batches, direction)``, values a token and their
-            slopes along the direction, from which scores follow by the chain rule.
+        gives_slopes: whether it has :meth:`derivatives`, from which scores follow by the chain rule.
         forward_mode: whether these come from a pass in forward mode, which rounds otherwise than a plain one.
         parameters: which parameters count, see :data:`ippo.influence.parameters.Subset`; None for all.
     """
@@ -45,6 +44,20 @@ class Scorer(ABC):
             UsageError: if the direction does not fit the module, or ``losses`` does not give one finite number an
                 episode.
         """
+
+    def derivatives(
+        self, module: nn.Module, function: Losses, batches: Iterable[Any], direction: Direction | Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Values a token, and their slopes along the direction.
+
+        Args:
+            module, batches, direction: as in :meth:`score`.
+            function: ``function(module, batch) -> [n, t]``, e.g. log-probabilities.
+
+        Returns:
+            Two [n, t] float32; t is the longest of all batches, padded with 0.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives no slopes")
 
     def observe(self, module: nn.Module, learning_rate: float) -> None:  # noqa: B027
         """Told once before each scoring; for scorers that remember where the parameters have been."""

@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "jsonargparse
 
 Scores = dict[str, Any]
 """Shares ``em``, ``mv``, ``pass_at_k``, ``false_positive`` and ``unverifiable`` of ``k`` answers to ``n`` problems, and
-``em_greedy`` of the most likely answer to each."""
+``em_greedy`` of the greedy answer to each."""
 
 
 def scores(tested: Mapping[str, float], samples: int, problems: int) -> Scores:
@@ -63,7 +63,7 @@ def print_scores(judged: Mapping[str, Scores], console: Console) -> None:
         table.add_column(heading, justify="right")
     rows = {
         "em": "EM",
-        "em_greedy": "EM of the likeliest answer",
+        "em_greedy": "greedy EM",
         "mv": f"MV@{k}",
         "pass_at_k": f"Pass@{k}",
         "false_positive": "right by unfaithful reasoning",

@@ -15,6 +15,17 @@ def squares(module: nn.Module, batch: Tensor) -> Tensor:
     return module(batch).square().flatten(1).mean(1)
 
 
+def halves(module: nn.Module, x: Tensor) -> Tensor:
+    """(w x) ** 2 / 2, whose gradient is w x ** 2."""
+    return (module(x) ** 2 / 2).flatten()
+
+
+def weight_of(value: float) -> nn.Linear:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, value)
+    return module
+
+
 def random_direction(module: nn.Module) -> dict[str, Tensor]:
     return {name: torch.randn_like(p) for name, p in module.named_parameters() if p.requires_grad}
 

@@ -7,22 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_modules import assert_same, random_direction, squares
+from small_modules import assert_same, halves, random_direction, squares, weight_of
 from torch import Tensor, nn
 
 from ippo.errors import UsageError
 from ippo.influence import BufferDirection, ExactScorer, LookaheadScorer, ValidationDirection
-
-
-def halves(module: nn.Module, x: Tensor) -> Tensor:
-    """(w x) ** 2 / 2, whose gradient is w x ** 2."""
-    return (module(x) ** 2 / 2).flatten()
-
-
-def weight_of(value: float) -> nn.Linear:
-    module = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(module.weight, value)
-    return module
 
 
 def layers() -> nn.Sequential:

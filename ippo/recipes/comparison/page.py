@@ -101,7 +101,7 @@ def report(comparison: Comparison) -> str:
         f"`{comparison.command}` · seeds {', '.join(map(str, comparison.seeds))} · {comparison.hardware}.",
         "",
         f"Means over {len(comparison.seeds)} seeds. EM, MV@{k} and Pass@{k} are of {k} answers to each of {n} test "
-        "problems, *greedy EM* is of the likeliest answer to each; "
+        "problems, *greedy EM* is of one answer to each, every token the likeliest; "
         "*unfaithful* is the share of its right answers that are reached by unfaithful reasoning. All arms of a seed "
         "start from one warm start, which is the arm *SFT*, and generate as many episodes an iteration. Seconds are of "
         "one thread, with other runs beside it.",

@@ -20,41 +20,41 @@ def _of(*kinds: str) -> Callable[[Columns], Mask]:
     return lambda episodes: np.isin(episodes["chain"], kinds)
 
 
-_FAITHFUL, _WRONG, _FALSE_POSITIVE = _of("faithful"), _of("wrong"), _of(*UNFAITHFUL)
-_RIGHT = _of("faithful", *UNFAITHFUL)
+FAITHFUL, WRONG, FALSE_POSITIVE = _of("faithful"), _of("wrong"), _of(*UNFAITHFUL)
+RIGHT = _of("faithful", *UNFAITHFUL)
 
 
-def _rewarded(of: Callable[[Columns], Mask]) -> Callable[[Columns], Mask]:
+def rewarded(of: Callable[[Columns], Mask]) -> Callable[[Columns], Mask]:
     return lambda episodes: of(episodes) & episodes["rewarded"]
 
 
-def _unrewarded(of: Callable[[Columns], Mask]) -> Callable[[Columns], Mask]:
+def unrewarded(of: Callable[[Columns], Mask]) -> Callable[[Columns], Mask]:
     return lambda episodes: of(episodes) & ~episodes["rewarded"]
 
 
 def _flipped(episodes: Columns) -> Mask:
-    return episodes["rewarded"] == _WRONG(episodes)
+    return episodes["rewarded"] == WRONG(episodes)
 
 
 CONTRASTS: dict[str, tuple[Callable[[Columns], Mask], Callable[[Columns], Mask]]] = {
     "right reward, flipped reward": (lambda episodes: ~_flipped(episodes), _flipped),
-    "rewarded: right, wrong": (_rewarded(_RIGHT), _rewarded(_WRONG)),
-    "unrewarded: wrong, right": (_unrewarded(_WRONG), _unrewarded(_RIGHT)),
-    "rewarded: faithful, unfaithful": (_rewarded(_FAITHFUL), _rewarded(_FALSE_POSITIVE)),
-    "rewarded: faithful, wrong step": (_rewarded(_FAITHFUL), _rewarded(_of("wrong_step"))),
-    "rewarded: faithful, nonsense": (_rewarded(_FAITHFUL), _rewarded(_of("nonsense"))),
-    "rewarded: faithful, shortcut": (_rewarded(_FAITHFUL), _rewarded(_of("shortcut"))),
-    "all: faithful, wrong": (_FAITHFUL, _WRONG),
-    "all: faithful, unfaithful": (_FAITHFUL, _FALSE_POSITIVE),
+    "rewarded: right, wrong": (rewarded(RIGHT), rewarded(WRONG)),
+    "unrewarded: wrong, right": (unrewarded(WRONG), unrewarded(RIGHT)),
+    "rewarded: faithful, unfaithful": (rewarded(FAITHFUL), rewarded(FALSE_POSITIVE)),
+    "rewarded: faithful, wrong step": (rewarded(FAITHFUL), rewarded(_of("wrong_step"))),
+    "rewarded: faithful, nonsense": (rewarded(FAITHFUL), rewarded(_of("nonsense"))),
+    "rewarded: faithful, shortcut": (rewarded(FAITHFUL), rewarded(_of("shortcut"))),
+    "all: faithful, wrong": (FAITHFUL, WRONG),
+    "all: faithful, unfaithful": (FAITHFUL, FALSE_POSITIVE),
 }
 """Pairs of classes, the better one first. A score that sees the difference is higher for the first."""
 
 CLASSES: dict[str, Callable[[Columns], Mask]] = {
-    "right and faithful": _FAITHFUL,
+    "right and faithful": FAITHFUL,
     "right by a wrong step": _of("wrong_step"),
     "right with nonsense": _of("nonsense"),
     "right by a shortcut": _of("shortcut"),
-    "wrong": _WRONG,
+    "wrong": WRONG,
 }
 
 

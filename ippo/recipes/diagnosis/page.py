@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ippo.recipes.comparison.page import table
 from ippo.recipes.comparison.statistics import interval
-from ippo.recipes.diagnosis import blame, rivals, survival
+from ippo.recipes.diagnosis import blame, side_by_side, survival
 from ippo.recipes.diagnosis.contrasts import CLASSES, CONTRASTS, kept_share
 from ippo.recipes.diagnosis.records import Run
 
@@ -35,7 +35,7 @@ def report(runs: Sequence[Run], command: str) -> str:
         "",
         PICTURE,
         "",
-        *_rivals(runs),
+        *_side_by_side(runs),
         "## What was kept",
         "",
         "Share of each class, and how many there were.",
@@ -88,24 +88,24 @@ def _contrasts(runs: Sequence[Run]) -> list[str]:
     return table(["", "first third", "second", "last"], rows)
 
 
-def _rivals(runs: Sequence[Run]) -> list[str]:
+def _side_by_side(runs: Sequence[Run]) -> list[str]:
     """The section on further scores; none where the runs have one score only."""
     names = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
     if len(names) == 1:
         return []
-    labels = [rivals.label(name) for name in names]
+    labels = [side_by_side.label(name) for name in names]
 
     def figures(figure: Callable[..., float], *arguments: Any) -> str:
         """A cell: the mean over the runs that know it."""
         found = [figure(run.episodes, *arguments) for run in runs]
         return _with_interval([value for value in found if not np.isnan(value)])
 
-    aucs = [[figures(rivals.mean_auc, name, contrast) for contrast in rivals.AUCS] for name in names]
-    shares = [[figures(rivals.positive_share, name, of) for of in rivals.SHARES.values()] for name in names]
+    aucs = [[figures(side_by_side.mean_auc, name, contrast) for contrast in side_by_side.AUCS] for name in names]
+    shares = [[figures(side_by_side.positive_share, name, of) for of in side_by_side.SHARES.values()] for name in names]
     ranks = [
-        [figures(rivals.rank_correlation, one, other).split(" ")[0] for other in names[:place]]
-        + [""] * (len(names) - place)
-        for place, one in enumerate(names, start=1)
+        [figures(side_by_side.rank_correlation, one, other).split(" ")[0] for other in names[:place]]
+        + [""] * (len(names) - 1 - place)
+        for place, one in enumerate(names)
     ]
     numbered = [f"{place}: {label}" for place, label in enumerate(labels, start=1)]
     return [
@@ -113,15 +113,15 @@ def _rivals(runs: Sequence[Run]) -> list[str]:
         "",
         "AUC, the mean of all iterations:",
         "",
-        *table(["", *rivals.AUCS], _headed(labels, aucs)),
+        *table(["", *side_by_side.AUCS], _headed(labels, aucs)),
         "",
         "Share with a score above zero:",
         "",
-        *table(["", *rivals.SHARES], _headed(labels, shares)),
+        *table(["", *side_by_side.SHARES], _headed(labels, shares)),
         "",
         "Rank correlation within iterations, the mean:",
         "",
-        *table(["", *(str(place) for place in range(1, len(names) + 1))], _headed(numbered, ranks)),
+        *table(["", *(str(place) for place in range(1, len(names)))], _headed(numbered, ranks)),
         "",
     ]
 

@@ -8,7 +8,17 @@ import numpy as np
 import torch
 from torchmetrics.functional import spearman_corrcoef
 
-from ippo.recipes.diagnosis.contrasts import UNFAITHFUL, Columns, Mask, auc_by_iteration
+from ippo.recipes.diagnosis.contrasts import (
+    CLASSES,
+    FALSE_POSITIVE,
+    RIGHT,
+    WRONG,
+    Columns,
+    Mask,
+    auc_by_iteration,
+    rewarded,
+    unrewarded,
+)
 from ippo.recipes.diagnosis.records import OTHERS
 
 AUCS = (
@@ -20,11 +30,11 @@ AUCS = (
 """The contrasts that are shown of each score."""
 
 SHARES: dict[str, Callable[[Columns], Mask]] = {
-    "rewarded: faithful": lambda episodes: episodes["rewarded"] & (episodes["chain"] == "faithful"),
-    "unfaithful": lambda episodes: episodes["rewarded"] & np.isin(episodes["chain"], UNFAITHFUL),
-    "wrong": lambda episodes: episodes["rewarded"] & (episodes["chain"] == "wrong"),
-    "not rewarded: right": lambda episodes: ~episodes["rewarded"] & (episodes["chain"] != "wrong"),
-    "wrong ": lambda episodes: ~episodes["rewarded"] & (episodes["chain"] == "wrong"),
+    "rewarded: faithful": rewarded(CLASSES["right and faithful"]),
+    "rewarded: unfaithful": rewarded(FALSE_POSITIVE),
+    "rewarded: wrong": rewarded(WRONG),
+    "unrewarded: right": unrewarded(RIGHT),
+    "unrewarded: wrong": unrewarded(WRONG),
 }
 """Classes of which the share that scores above zero is shown: what the paper's rule would keep."""
 

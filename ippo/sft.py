@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, count, islice
 
 import lightning as L
 import torch
@@ -10,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ippo.errors import require
 from ippo.functional import sft_loss
@@ -27,6 +30,7 @@ class SFTOptions:
         learning_rate: peak, after ``warmup`` (a share of the steps), then falling linearly to a tenth.
         weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to this norm.
+        group_by_length: demonstrations of similar length go together, which spares padding where lengths differ much.
     """
 
     steps: int = 1000
@@ -35,6 +39,7 @@ class SFTOptions:
     warmup: float = 0.05
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    group_by_length: bool = False
 
     def __post_init__(self) -> None:
         require(self.steps >= 0, "sft.steps", self.steps, "use 0 (no warm start) or more")
@@ -86,10 +91,20 @@ def demonstration_loader(demonstrations: Sequences, options: SFTOptions, seed: i
     """As many shuffled, trimmed batches as there are steps: one Lightning epoch is the whole warm start."""
     places = range(len(demonstrations))
     order = torch.Generator().manual_seed(seed)
-    sampler = RandomSampler(places, num_samples=options.steps * options.batch_size, generator=order)
+    size = options.steps * options.batch_size
+    sampler: Iterable[int] = RandomSampler(places, num_samples=size, generator=order)
+    if options.group_by_length:
+        sampler = _grouped(demonstrations, options.batch_size, size, order)
     return DataLoader(
         places,  # type: ignore[arg-type]
         batch_size=options.batch_size,
         sampler=sampler,
         collate_fn=lambda rows: demonstrations.rows(torch.tensor(rows)).trim(),
     )
+
+
+def _grouped(demonstrations: Sequences, batch_size: int, size: int, order: torch.Generator) -> list[int]:
+    """``size`` places, each row once a pass, of which every ``batch_size`` are of similar length."""
+    lengths = demonstrations.attention_mask.sum(1).tolist()
+    passes = (get_length_grouped_indices(lengths, batch_size, generator=order) for _ in count())
+    return list(islice(chain.from_iterable(passes), size))

@@ -76,6 +76,21 @@ class TestLoader:
     def test_order_is_the_seeds(self, gold: Sequences) -> None:
         assert self.rows(gold, 2, seed=3) == self.rows(gold, 2, seed=3) != self.rows(gold, 2, seed=4)
 
+    def test_rows_of_similar_length_go_together_if_asked(self) -> None:
+        mask = torch.arange(16) < torch.arange(1, 17)[:, None]  # responses of 1 to 16 tokens, prompts of 2
+        prompts = torch.ones(16, 2, dtype=torch.long), torch.ones(16, 2, dtype=torch.bool)
+        demonstrations = Sequences(*prompts, torch.ones(16, 16, dtype=torch.long), mask)
+
+        def lengths(grouped: bool) -> list[list[int]]:
+            options = SFTOptions(steps=16, batch_size=2, group_by_length=grouped)
+            return [batch.lengths.tolist() for batch in demonstration_loader(demonstrations, options, seed=0)]
+
+        grouped, mixed = lengths(True), lengths(False)
+        assert grouped == lengths(True)
+        for first in (0, 8):  # a pass
+            assert sorted(sum(grouped[first : first + 8], [])) == list(range(1, 17))
+        assert sum(map(max, grouped)) < sum(map(max, mixed))
+
 
 @pytest.mark.parametrize(
     "option", [{"steps": -1}, {"batch_size": 0}, {"learning_rate": 0.0}, {"warmup": 1.0}, {"warmup": -0.1}], ids=str

@@ -169,6 +169,19 @@ def test_blame_counts_guilty_tokens_among_the_lowest() -> None:
     assert (other.hits, other.worst_lines) == (1, 0)  # of four ties at 0 the first
 
 
+def test_the_step_that_is_wrong_is_the_first_bad_line() -> None:
+    steps, text = ["3+1=4", "4*2=8", "8-1=7"], "3+1=4\n4*2=9\n9-1=8\n#### 8"
+    tokens = ["3+1=4", "\n", "4*2=9", "\n", "9-1=8", "\n", "#### 8"]
+    first, second = (
+        of_episode(tokens, scores, text, steps) for scores in ([0, 0, -2, 0, -1, 0, 0], [0, 0, -1, 0, -2, 0, 0])
+    )
+    assert first is not None
+    assert second is not None
+    assert (first.guilty, first.hits, first.worst_lines) == (4, second.hits, 1)
+    assert second.worst_lines == 0  # guilty, too, but it goes on from the 9
+    assert first.chance_lines == second.chance_lines == pytest.approx(1 / 3)
+
+
 def test_blame_is_not_laid_where_it_cannot_be() -> None:
     text = "".join(TOKENS[:-1])
     assert of_episode(TOKENS, [0.0] * 11, text, ["3+1=5", "4*2=8"]) is None  # no line is guilty

@@ -24,7 +24,8 @@ class Blame:
         guilty: tokens of lines that are no true step.
         hits: guilty tokens among the lowest-scored, of each episode as many as are guilty.
         chance_hits: what a random order would have hit.
-        worst_lines: episodes whose line of the lowest mean score is guilty.
+        worst_lines: episodes whose line of the lowest mean score is the step that is wrong: the first guilty line, as
+            those after it may only go on from its number.
         chance_lines: what a line drawn at random would have hit.
     """
 
@@ -46,7 +47,7 @@ class Blame:
 
     @property
     def line_lift(self) -> float:
-        """How many times as often as chance the lowest-scored line is guilty."""
+        """How many times as often as chance the lowest-scored line is the step that is wrong."""
         return self.worst_lines / self.chance_lines if self.chance_lines else float("nan")
 
 
@@ -81,14 +82,15 @@ def of_episode(tokens: Sequence[str], scores: Sequence[float], response: str, st
         return None
     lowest = sorted(chain, key=scores.__getitem__)[: len(guilty)]
     worst = min(lines, key=lambda line: sum(scores[token] for token in line[0]) / len(line[0]))
+    first = next(line for line in lines if not line[1])
     return Blame(
         episodes=1,
         tokens=len(chain),
         guilty=len(guilty),
         hits=len(guilty.intersection(lowest)),
         chance_hits=len(guilty) ** 2 / len(chain),
-        worst_lines=int(worst[1] is False),
-        chance_lines=sum(mark is False for _, mark in lines) / len(lines),
+        worst_lines=int(worst is first),
+        chance_lines=1 / len(lines),
     )
 
 

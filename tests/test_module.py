@@ -39,6 +39,7 @@ TAGS = {
     "accuracy/false_positive",
     "influence/kept_fraction",
     "influence/score_mean",
+    "influence/reference_loss",
     "influence/effective_sample_size",
     "ppo/policy_loss",
     "ppo/value_loss",

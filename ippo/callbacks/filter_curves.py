@@ -30,16 +30,19 @@ class FilterCurves:
         self._sums: dict[str, float] = defaultdict(float)
         self._verdicts = 0
 
-    def rollout(self, module: L.LightningModule, verdict: Verdict, episodes: Any, number: int) -> None:
+    def rollout(
+        self, module: L.LightningModule, verdict: Verdict, loss: float | None, episodes: Any, number: int
+    ) -> None:
         """Log a verdict on a rollout buffer.
 
         Args:
             module: the module that trains.
             verdict: on the episodes of all ranks.
+            loss: whose gradient the direction is, e.g. that of the gold solutions.
             episodes: what was judged on this rank; :class:`ippo.Episodes` also tell their classes.
             number: of the iteration.
         """
-        shares = _of_verdict(verdict)
+        shares = _of_verdict(verdict, loss)
         module.log(f"{self.name}/kept_fraction", shares.pop("kept_fraction"), prog_bar=True)
         module.log_dict({f"{self.name}/{curve}": share for curve, share in shares.items()})
         if isinstance(episodes, Episodes):
@@ -49,9 +52,9 @@ class FilterCurves:
         if number % max(1, module.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
             self._histogram(module, verdict, number)
 
-    def batch(self, module: L.LightningModule, verdict: Verdict, number: int) -> None:
+    def batch(self, module: L.LightningModule, verdict: Verdict, loss: float | None, number: int) -> None:
         """Take in a verdict on a batch."""
-        for curve, share in _of_verdict(verdict).items():
+        for curve, share in _of_verdict(verdict, loss).items():
             self._sums[curve] += share
         self._verdicts += 1
         if _logs_now(module.trainer):
@@ -94,9 +97,10 @@ def kept_by_class(chains: Sequence[str], kept: Sequence[bool]) -> dict[str, floa
     return {name: sum(stays) / len(stays) for name, stays in sorted(members.items())}
 
 
-def _of_verdict(verdict: Verdict) -> dict[str, float]:
+def _of_verdict(verdict: Verdict, loss: float | None) -> dict[str, float]:
     finite = verdict.scores[torch.isfinite(verdict.scores)]
     return {
+        **({} if loss is None else {"reference_loss": loss}),
         "kept_fraction": verdict.survival,
         "score_mean": float(finite.mean()) if len(finite) else 0.0,
         "effective_sample_size": verdict.effective_sample_size,

@@ -225,7 +225,7 @@ class InfluenceFilterCallback(L.Callback):
         with self._timed(pl_module):
             buffer, scores = self._scoring.of_buffer(buffer, self.batches)
             verdict, own = judge_together(scores, episodes, self.keep, self.weight)
-        self._curves.rollout(pl_module, verdict, episodes, self.batches - 1)
+        self._curves.rollout(pl_module, verdict, self._reference.loss, episodes, self.batches - 1)
         self._conclude(trainer, verdict, own, episodes)
         mine = verdict.part(own)
         if isinstance(buffer, Episodes):
@@ -253,7 +253,7 @@ class InfluenceFilterCallback(L.Callback):
             found = f"{len(scores)} losses for a batch of {rows} rows"
             require(rows in (None, len(scores)), "losses", found, "return one loss for each row, [n]")
             verdict, own = judge_together(scores, batch, self.keep, self.weight)
-        self._curves.batch(pl_module, verdict, self.batches - 1)
+        self._curves.batch(pl_module, verdict, self._reference.loss, self.batches - 1)
         self._conclude(trainer, verdict, own, batch)
         if self._takes_effect(verdict):
             self._cut.make(pl_module, batch, verdict, own)

@@ -41,6 +41,11 @@ class Reference:
         """Whether the direction is made of the rows that are scored."""
         return isinstance(self.direction, Direction) and self.direction.needs_buffer
 
+    @property
+    def loss(self) -> float | None:
+        """The loss that the direction is the gradient of, where it was last computed."""
+        return self.direction.mean_loss if isinstance(self.direction, Direction) else None
+
     def at(self, module: nn.Module, batch: int) -> Direction | Mapping[str, Tensor]:
         """For the scores of a batch, by its number: the direction itself, or what it was when last computed."""
         if self.every == 1 or isinstance(self.direction, Mapping):
@@ -62,10 +67,14 @@ class Reference:
                 resolve(self.direction, module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self._held is None else {"batch": self._held[0], "direction": self._held[1]}
+        if self._held is None:
+            return {}
+        return {"batch": self._held[0], "direction": self._held[1], "loss": self.loss}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._held = (state["batch"], state["direction"]) if state else None
+        if state and isinstance(self.direction, Direction):
+            self.direction.mean_loss = state["loss"]
 
 
 class DirectionHost:

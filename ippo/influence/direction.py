@@ -30,9 +30,12 @@ class Direction(ABC):
 
     Attributes:
         needs_buffer: whether it is made from the episodes that are scored, losses and all.
+        mean_loss: the loss that it is the gradient of, where it was last computed; None before that, and where it is
+            the gradient of none.
     """
 
     needs_buffer = False
+    mean_loss: float | None = None
 
     @abstractmethod
     def compute(self, module: nn.Module, buffer: Buffer | None = None) -> dict[str, Tensor]:
@@ -88,7 +91,8 @@ class ValidationDirection(Direction):
         """
         if self.batches is None or self.loss is None:
             raise UsageError("direction", "ValidationDirection()", "give it batches and a loss, or bind it to a module")
-        return mean_gradient(module, self.loss, self.batches)
+        self.mean_loss, gradient = mean_loss_and_gradient(module, self.loss, self.batches)
+        return gradient
 
 
 def mean_gradient(module: nn.Module, losses: Losses, batches: Iterable[Any]) -> dict[str, Tensor]:
@@ -97,9 +101,20 @@ def mean_gradient(module: nn.Module, losses: Losses, batches: Iterable[Any]) -> 
     Raises:
         UsageError: if there is no row.
     """
+    return mean_loss_and_gradient(module, losses, batches)[1]
+
+
+def mean_loss_and_gradient(
+    module: nn.Module, losses: Losses, batches: Iterable[Any]
+) -> tuple[float, dict[str, Tensor]]:
+    """The mean loss over all rows of all batches and ranks, and its gradient.
+
+    Raises:
+        UsageError: if there is no row.
+    """
     parameters = trainable(module)
     sums = [torch.zeros_like(parameter) for parameter in parameters.values()]
-    count = 0
+    loss, count = torch.zeros((), device=sums[0].device), 0
     for batch in batches:
         with torch.enable_grad(), evaluation_mode(module):
             values = losses(module, batch)
@@ -107,10 +122,12 @@ def mean_gradient(module: nn.Module, losses: Losses, batches: Iterable[Any]) -> 
         for accumulated, gradient in zip(sums, gradients, strict=True):
             if gradient is not None:
                 accumulated += gradient
+        loss += values.detach().sum()
         count += len(values)
     rows = int(total(torch.tensor(count, device=sums[0].device)))
     require(rows > 0, "direction", "no example", "its batches are empty: give it at least one row")
-    return {name: total(gradient) / rows for name, gradient in zip(parameters, sums, strict=True)}
+    mean = {name: total(gradient) / rows for name, gradient in zip(parameters, sums, strict=True)}
+    return float(total(loss)) / rows, mean
 
 
 def resolve(

@@ -125,6 +125,7 @@ class AdamPreconditioned(Direction):
         if self.optimizer is None:
             raise UsageError("direction", "AdamPreconditioned()", "give it an optimizer, or bind it to a module")
         tensors, moments = self.direction.compute(module, buffer), second_moments(self.optimizer)
+        self.mean_loss = self.direction.mean_loss
         parameters = trainable(module)
         return {
             name: tensor / (moments[parameters[name]].sqrt() + self.eps) if parameters[name] in moments else tensor

@@ -146,6 +146,24 @@ class TestRuns:
         callback = InfluenceFilterCallback(direction=make(), min_survival=0.0)
         self.fit(callback, make_module(samples_per_prompt=2), make_trainer, data)
 
+    def test_the_loss_of_the_gold_solutions_is_a_curve(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, gold: Sequences
+    ) -> None:
+        module = make_module(samples_per_prompt=2)
+        with torch.no_grad():
+            before = float(demonstration_loss(module.model.policy, gold).mean())
+        callback = InfluenceFilterCallback(direction=AdamPreconditioned(), min_survival=0.0)
+        first, second = self.fit(callback, module, make_trainer, data).curves
+        assert first["influence/reference_loss"] == pytest.approx(before, rel=1e-4)
+        assert second["influence/reference_loss"] != first["influence/reference_loss"]
+
+    def test_a_direction_without_a_loss_of_its_own_has_no_such_curve(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        callback = InfluenceFilterCallback(direction=BufferDirection(), min_survival=0.0)
+        for curves in self.fit(callback, make_module(samples_per_prompt=2), make_trainer, data).curves:
+            assert "influence/reference_loss" not in curves
+
 
 class TestScores:
     """Of the first iteration, by hand at the same moment."""

@@ -268,6 +268,7 @@ class TestCurves:
         make_trainer(callback, recorder).fit(module, data)
         curves = {name: value for name, value in recorder.curves[0].items() if name.startswith("influence/")}
         assert 0 < curves.pop("influence/cost") < 1
+        assert curves.pop("influence/reference_loss") > 0
         assert curves == {
             "influence/kept_fraction": 0.5,
             "influence/score_mean": 1.0,  # of the finite ones

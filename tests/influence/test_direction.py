@@ -28,14 +28,18 @@ class TestValidationDirection:
     def test_is_the_gradient_of_the_mean_over_all_rows(
         self, policy: LlamaForCausalLM, gold: Sequences, size: int
     ) -> None:
-        direction = ValidationDirection(gold.chunks(size), demonstration_loss).compute(policy)
+        validation = ValidationDirection(gold.chunks(size), demonstration_loss)
+        assert validation.mean_loss is None
+        direction = validation.compute(policy)
         losses = []
         for prompt, prompt_mask, response, mask in zip(*vars(gold).values(), strict=True):  # each row by itself
             ids = torch.cat([prompt[prompt_mask], response[mask]])[None]
             labels = ids.clone()
             labels[0, : int(prompt_mask.sum())] = -100
             losses.append(policy(ids, labels=labels).loss)
-        torch.stack(losses).mean().backward()
+        mean = torch.stack(losses).mean()
+        assert validation.mean_loss == pytest.approx(float(mean), rel=1e-4)
+        mean.backward()
         for name, parameter in policy.named_parameters():
             torch.testing.assert_close(direction[name], parameter.grad, rtol=1e-4, atol=1e-6)
 

@@ -46,6 +46,7 @@ TAGS = {
     "accuracy/false_positive",
     "influence/kept_fraction",
     "influence/score_mean",
+    "influence/reference_loss",
     "influence/effective_sample_size",
     "ppo/kl",
     "ppo/entropy",

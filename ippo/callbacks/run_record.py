@@ -19,6 +19,7 @@ class RunRecord(L.Callback):
             {
                 "kept_fraction": logged.get("influence/kept_fraction", 1.0),
                 "effective_sample_size": logged.get("influence/effective_sample_size", 1.0),
+                "reference_loss": logged.get("influence/reference_loss"),
                 "em": logged.get("accuracy/em"),
                 "false_positive": logged.get("accuracy/false_positive"),
                 "update_tokens": int(logged.get("ppo/update_tokens", 0)),

@@ -7,20 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch.callbacks import EarlyStopping
+from parts import MakeTrainer
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from test_math import SMALL
+from torch.utils.data import DataLoader
 
 import ippo.recipes.compare
 from ippo.recipes.diagnose import main
 from ippo.recipes.diagnosis.blame import Blame, of_episode, of_run
 from ippo.recipes.diagnosis.contrasts import CONTRASTS, auc, auc_by_iteration, kept_share
 from ippo.recipes.diagnosis.side_by_side import SHARES, mean_auc, positive_share, rank_correlation
-from ippo.recipes.diagnosis.survival import stop
+from ippo.recipes.diagnosis.stopping import no_longer_falls, stop, too_few_survive
 from ippo.recipes.math import main as recipe
 
 
@@ -45,7 +49,9 @@ def test_reads_a_run_and_writes_a_page(run: Path, tmp_path: Path, capsys: pytest
     page = (tmp_path / "diagnosis.md").read_text()
     assert "2 runs" in page
     rows = {line.split(" | ")[0]: line for line in page.splitlines()}
-    assert rows["| 0.1"].startswith("| 0.1 | 0 of 2 |")  # half of the episodes survived
+    survive = "| fewer than 0.1 survive"  # half of the episodes do
+    assert rows[survive].startswith(f"{survive} | 0 of 2 |")
+    assert " | 0 of 2 | " in rows["| reference loss, patience 5"]
     assert rows["| wrong"].count("[") >= 1
     assert (tmp_path / "auc.png").stat().st_size > 10_000
     assert "Report:" in capsys.readouterr().out
@@ -202,8 +208,37 @@ def test_a_stop_is_that_of_the_filter() -> None:
     kept, em = [0.5, 0.1, 0.5, 0.1, 0.1, 0.1], [0.0, 1.0, 1.0, 1.0, 0.5, 0.0]
     seconds = {"rollout": 1.0, "update": 1.0}
     run = [{"kept_fraction": share, "em": one, "seconds": seconds} for share, one in zip(kept, em, strict=True)]
-    found = stop(run, minimum=0.2)
-    assert found is not None
+    assert too_few_survive(run, minimum=0.2) == 4
+    assert too_few_survive(run, minimum=0.05) is None
+    found = stop(run, 4)
     assert (found.iteration, found.after_peak) == (4, 1)
     assert (found.lost, found.saved) == (pytest.approx(0.75 - 0.7), pytest.approx(1 / 6))
-    assert stop(run, minimum=0.05) is None
+
+
+class Scripted(L.LightningModule):
+    """Logs one given loss an epoch."""
+
+    def __init__(self, losses: list[float]) -> None:
+        super().__init__()
+        self.losses = losses
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("loss", self.losses[self.current_epoch])
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("patience", [1, 3, 10, 40])
+def test_a_stop_is_that_of_lightnings_early_stopping(patience: int, make_trainer: MakeTrainer) -> None:
+    losses = np.random.default_rng(0).random(50).tolist()
+    callback = EarlyStopping("loss", patience=patience, check_on_train_epoch_end=True)
+    trainer = make_trainer(callback, max_epochs=50)
+    trainer.fit(Scripted(losses), DataLoader([0]))
+    stopped = trainer.current_epoch - 1 if trainer.current_epoch < 50 else None
+    assert no_longer_falls([{"reference_loss": loss} for loss in losses], patience) == stopped
+
+
+def test_a_run_without_a_reference_loss_is_not_stopped_by_it() -> None:
+    assert no_longer_falls([{"reference_loss": None}], 1) is None  # a run without a filter

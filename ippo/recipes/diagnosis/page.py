@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ from matplotlib.figure import Figure
 
 from ippo.recipes.comparison.page import table
 from ippo.recipes.comparison.statistics import interval
-from ippo.recipes.diagnosis import blame, side_by_side, survival
+from ippo.recipes.diagnosis import blame, side_by_side, stopping
 from ippo.recipes.diagnosis.contrasts import CLASSES, CONTRASTS, kept_share
 from ippo.recipes.diagnosis.records import Run
 
 PICTURE = "![AUC over iterations](auc.png)"
-_MINIMA = (0.1, 0.2, 0.3, 0.4, 0.5)
+_MINIMA, _PATIENCES = (0.1, 0.2, 0.3, 0.4, 0.5), (5, 10, 20)
 
 
 def report(runs: Sequence[Run], command: str) -> str:
@@ -46,9 +47,9 @@ def report(runs: Sequence[Run], command: str) -> str:
         "",
         *_blame(runs),
         "",
-        "## Where the survival stop would have ended them",
+        "## Where a stop would have ended them",
         "",
-        *_survival(runs),
+        *_stops(runs),
     ]
     return "\n".join(lines) + "\n"
 
@@ -62,7 +63,7 @@ def plot(runs: Sequence[Run], path: Path, width: int = 5) -> None:
         places = sorted(set().union(*found))
         if places:
             means = [float(np.mean([of_run[place] for of_run in found if place in of_run])) for place in places]
-            axis.plot(places, survival.smooth(means, width), label=contrast)
+            axis.plot(places, stopping.smooth(means, width), label=contrast)
     axis.axhline(0.5, color="black", linewidth=0.8, linestyle="--")
     axis.set(xlabel="iteration", ylabel="AUC of the score", ylim=(0, 1))
     axis.grid(alpha=0.3)
@@ -169,25 +170,34 @@ def _blame(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _survival(runs: Sequence[Run]) -> list[str]:
+def _stops(runs: Sequence[Run]) -> list[str]:
     ended = [run.iterations for run in runs if run.iterations]
     if not ended:
         return ["Not known: none of the runs has ended."]
+    rules: dict[str, Callable[[Any], int | None]] = {
+        f"fewer than {minimum:g} survive": partial(stopping.too_few_survive, minimum=minimum) for minimum in _MINIMA
+    }
+    if all("reference_loss" in iterations[0] for iterations in ended):
+        rules |= {
+            f"reference loss, patience {patience}": partial(stopping.no_longer_falls, patience=patience)
+            for patience in _PATIENCES
+        }
     rows = []
-    for minimum in _MINIMA:
-        found = [one for iterations in ended if (one := survival.stop(iterations, minimum)) is not None]
+    for name, rule in rules.items():
+        found = [stopping.stop(iterations, end) for iterations in ended if (end := rule(iterations)) is not None]
         cells = [f"{len(found)} of {len(ended)}"]
         for key, sign in (("iteration", ""), ("after_peak", "+"), ("lost", "+"), ("saved", "")):
             values = [float(getattr(one, key)) for one in found]
             digits = ".1f" if key in ("iteration", "after_peak") else ".3f"
             cells.append(f"{np.mean(values):{sign}{digits}}" if values else "–")
-        rows.append([f"{minimum:g}", *cells])
+        rows.append([name, *cells])
     lowest = [min(one["kept_fraction"] for one in iterations) for iterations in ended]
     return [
-        "Peak and EM are of the rollouts, smoothed over five iterations; patience 2. The smallest share that ever "
-        f"survived was {min(lowest):.2f}.",
+        "By the filter's own stop (`min_survival`, patience 2), and by Lightning's `EarlyStopping` on "
+        "`influence/reference_loss`, the gold solutions' loss, where the runs have it. Peak and EM are the rollouts', "
+        f"smoothed over five iterations. The smallest share that ever survived was {min(lowest):.2f}.",
         "",
-        *table(["min_survival", "stopped", "iteration", "after the peak", "EM lost", "time saved"], rows),
+        *table(["stop", "stopped", "iteration", "after the peak", "EM lost", "time saved"], rows),
     ]
 
 

@@ -45,7 +45,11 @@ def weightless(buffer: Episodes) -> Episodes:
 
 def backwards(trainer: L.Trainer, parts: Sequence[Episodes]) -> Iterator[tuple[Episodes, Any]]:
     """Each micro-batch with the context of its backward: DDP adds up the ranks' gradients once a step, at the last."""
-    model = trainer.strategy.model
     for place, part in enumerate(parts, start=1):
-        waits = place < len(parts) and isinstance(model, DistributedDataParallel)
-        yield part, model.no_sync() if waits else nullcontext()  # type: ignore[union-attr, operator]
+        yield part, local(trainer) if place < len(parts) else nullcontext()
+
+
+def local(trainer: L.Trainer) -> Any:
+    """The context of a backward whose gradients stay on their rank until a later one of the step."""
+    model = trainer.strategy.model
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()

@@ -27,7 +27,7 @@ from ippo.events import emit
 from ippo.functional import clip_fraction, kl_loss, value_loss
 from ippo.generation import HFGenerate, RolloutEngine, Sampling
 from ippo.influence import ValidationDirection
-from ippo.lockstep import backwards, in_step
+from ippo.lockstep import backwards, in_step, local
 from ippo.look_back import LookBack, look_back
 from ippo.models import ActorCritic
 from ippo.objective import PolicyObjective
@@ -153,6 +153,8 @@ class PPOModule(L.LightningModule):
             for minibatch in in_step(episodes.minibatches(self.ppo.minibatch_size), episodes):
                 size = self._size(minibatch)
                 optimizer.zero_grad()  # type: ignore[union-attr]
+                if self.ppo.ptx_coef:
+                    self._mix_in_gold()
                 micro_batches = in_step(
                     minibatch.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens), minibatch
                 )
@@ -192,6 +194,14 @@ class PPOModule(L.LightningModule):
             sums["episodes"] += int(counted.sum())
             sums["tokens"] += int(episodes.lengths[counted].sum())
         return (episodes.weights * policy).sum() + ppo.value_coef * value[counted].sum()
+
+    def _mix_in_gold(self) -> None:
+        """Add the gradient of the SFT loss of some gold solutions, drawn at random (PPO-ptx)."""
+        rows = self._gold.rows(torch.randint(len(self._gold), (self.ppo.ptx_batch_size,)))
+        with local(self.trainer):
+            for micro in rows.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens):
+                loss = demonstration_loss(self.model.policy, micro).sum() / len(rows)
+                self.manual_backward(self.ppo.ptx_coef * loss)
 
     def _size(self, minibatch: Episodes) -> Tensor:
         """What the minibatch's sum of losses is divided by: its episodes, or their tokens, over all ranks."""
@@ -245,9 +255,7 @@ class PPOModule(L.LightningModule):
 
     def validation_direction(self) -> ValidationDirection:
         """The direction of I-PPO: the gradient of the mean SFT loss on the data module's gold solutions."""
-        gold = encode_demonstrations(self.tokenizer, self.trainer.datamodule.gold, self._context, "gold")  # type: ignore[attr-defined]
-        share = gold.rows(torch.arange(rank(), len(gold), world_size())).to(self.device)
-        chunks = share.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
+        chunks = self._gold_share().chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
         return ValidationDirection(chunks, demonstration_loss)
 
     def validation_rollout(self) -> list[Episodes]:
@@ -271,6 +279,15 @@ class PPOModule(L.LightningModule):
         part_seeds()  # each rank draws its own responses
         if data := getattr(self.trainer, "datamodule", None):
             require_fit(self.tokenizer, data.task, self._context, self.sampling.max_new_tokens)
+        if self.ppo.ptx_coef:
+            self._gold = self._gold_share()
+            remedy = f"ppo.ptx_coef draws from it: give each of the {world_size()} ranks a solution"
+            require(len(self._gold) > 0, "task.gold", "too few", remedy)
+
+    def _gold_share(self) -> Sequences:
+        """This rank's share of the gold solutions."""
+        gold = encode_demonstrations(self.tokenizer, self.trainer.datamodule.gold, self._context, "gold")  # type: ignore[attr-defined]
+        return gold.rows(torch.arange(rank(), len(gold), world_size())).to(self.device)
 
     @property
     def _context(self) -> int:

@@ -36,6 +36,9 @@ class PPOOptions:
         gamma, lam: discount and trace decay of GAE.
         whiten: scale GAE advantages to mean 0 and variance 1 over the tokens of the whole buffer.
         reduction: ``"mean"`` weighs episodes alike, ``"sum"`` weighs tokens alike.
+        ptx_coef: factor of the gold solutions' SFT loss in every optimizer step (PPO-ptx, Ouyang et al. 2022,
+            arXiv 2203.02155, equation 2, where the mixed-in texts are of the pretraining); 0 leaves it out.
+        ptx_batch_size: gold solutions drawn for it, on each rank.
     """
 
     samples_per_prompt: int = 8
@@ -62,16 +65,18 @@ class PPOOptions:
     lam: float = 1.0
     whiten: bool = True
     reduction: Literal["mean", "sum"] = "mean"
+    ptx_coef: float = 0.0
+    ptx_batch_size: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("samples_per_prompt", "inner_epochs", "minibatch_size", "micro_batch_size"):
+        for name in ("samples_per_prompt", "inner_epochs", "minibatch_size", "micro_batch_size", "ptx_batch_size"):
             value = getattr(self, name)
             require(value >= 1, f"ppo.{name}", value, "use a whole number of at least 1")
         budget = self.micro_batch_tokens
         require(budget is None or budget >= 1, "ppo.micro_batch_tokens", budget, "use at least 1, or null")
         for name in ("learning_rate", "value_learning_rate", "max_grad_norm"):
             require(getattr(self, name) > 0, f"ppo.{name}", getattr(self, name), "use a number above 0")
-        for name in ("warmup", "clip_low", "clip_high", "value_coef", "entropy_coef", "kl_coef"):
+        for name in ("warmup", "clip_low", "clip_high", "value_coef", "entropy_coef", "kl_coef", "ptx_coef"):
             require(getattr(self, name) >= 0, f"ppo.{name}", getattr(self, name), "use 0 or more")
         for name in ("gamma", "lam"):
             require(0 <= getattr(self, name) <= 1, f"ppo.{name}", getattr(self, name), "use a number between 0 and 1")

@@ -26,8 +26,11 @@ from transformers import LlamaForCausalLM
 from ippo import Episodes, PPOModule, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback
 from ippo.data import Columns, Task
+from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
 from ippo.generation import Sampling
+from ippo.sequences import Sequences
+from ippo.sft import demonstration_loss
 
 NAN = float("nan")
 
@@ -238,6 +241,33 @@ class TestIteration:
         (found,) = gradients.steps
         scale = max(float(value.abs().max()) for value in expected.values())
         assert distance(found, expected) < 1e-5 * scale
+
+    @pytest.mark.parametrize("size", [{"micro_batch_size": 16}, {"micro_batch_size": 3}, {"micro_batch_tokens": 150}])
+    def test_gold_solutions_add_their_gradient(
+        self,
+        make_module: MakeModule,
+        make_trainer: MakeTrainer,
+        task: Task,
+        rollout: Episodes,
+        gold: Sequences,
+        shared_policy: LlamaForCausalLM,
+        size: dict[str, int],
+    ) -> None:
+        data = PromptDataModule(
+            dataclasses.replace(task, gold=task.gold[:1]), PromptOptions(4)
+        )  # whoever is drawn, it is this one
+        found = []
+        for ptx_coef in (0.0, 0.3):
+            gradients = Gradients()
+            module = make_module(minibatch_size=16, max_grad_norm=1e9, ptx_coef=ptx_coef, ptx_batch_size=5, **size)
+            make_trainer(Replay(rollout), gradients).fit(module, data)
+            found.append(gradients.steps[0])
+        names, parameters = zip(*shared_policy.named_parameters(), strict=True)
+        loss = demonstration_loss(shared_policy, gold.rows(torch.tensor([0]))).mean()
+        of_gold = dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+        expected = {name: value + 0.3 * of_gold[name] for name, value in found[0].items()}
+        assert distance(found[0], expected) > 1e-2
+        assert distance(found[1], expected) < 1e-5
 
     @pytest.mark.parametrize("size", [{"micro_batch_size": 1}, {"micro_batch_size": 3}, {"micro_batch_tokens": 150}])
     def test_micro_batches_change_nothing(

@@ -95,8 +95,12 @@ def classes(prompts: Sequence[str], completions: Sequence[str], **_: object) -> 
 
 
 @pytest.fixture
-def train(task: Task, tokenizer: Any, make_module: MakeModule, make_trainer: MakeTrainer) -> Train:
+def train(
+    task: Task, tokenizer: Any, make_module: MakeModule, make_trainer: MakeTrainer, request: pytest.FixtureRequest
+) -> Train:
     """Three iterations on the same episodes, on one rank or on two; what came of them."""
+    if getattr(request, "param", None) == "one gold solution":  # so that both ranks draw the same
+        task = dataclasses.replace(task, gold=task.gold[:1] * RANKS)
 
     def fit(
         ranks: int, *callbacks: L.Callback, judge: bool = False, iterations: int = ITERATIONS, **options: Any
@@ -169,6 +173,14 @@ def test_two_ranks_end_where_one_does(
         assert_same(rank, one, tolerance=1e-6)
         assert distance(state(make_module().model), one["weights"]) > 1e-2  # both have learned
         assert [curves["influence/kept_fraction"] for curves in rank["curves"]] == [sum(kept) / 20] * ITERATIONS
+
+
+@pytest.mark.parametrize("train", ["one gold solution"], indirect=True)
+def test_gold_solutions_mixed_in_weigh_on_two_ranks_as_on_one(tmp_path: Path, train: Train) -> None:
+    plain, mixed = ({"ptx_coef": ptx_coef, "ptx_batch_size": 3} for ptx_coef in (0.0, 0.5))
+    for one, rank in both(train, tmp_path, L.Callback, **mixed):
+        assert_same(rank, one)
+        assert distance(train(1, **plain)["weights"], one["weights"]) > 1e-3
 
 
 def test_scorers_directions_and_keep_rules_see_the_buffers_of_both_ranks(tmp_path: Path, train: Train) -> None:

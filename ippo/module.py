@@ -154,7 +154,7 @@ class PPOModule(L.LightningModule):
                 size = self._size(minibatch)
                 optimizer.zero_grad()  # type: ignore[union-attr]
                 if self.ppo.ptx_coef:
-                    self._mix_in_gold()
+                    self._mix_in_gold(sums)
                 micro_batches = in_step(
                     minibatch.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens), minibatch
                 )
@@ -195,13 +195,16 @@ class PPOModule(L.LightningModule):
             sums["tokens"] += int(episodes.lengths[counted].sum())
         return (episodes.weights * policy).sum() + ppo.value_coef * value[counted].sum()
 
-    def _mix_in_gold(self) -> None:
-        """Add the gradient of the SFT loss of some gold solutions, drawn at random (PPO-ptx)."""
+    def _mix_in_gold(self, sums: dict[str, float]) -> None:
+        """Add the gradient of the SFT loss of some gold solutions, drawn at random (PPO-ptx); the losses add up in
+        ``sums`` for the curves."""
         rows = self._gold.rows(torch.randint(len(self._gold), (self.ppo.ptx_batch_size,)))
         with local(self.trainer):
             for micro in rows.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens):
-                loss = demonstration_loss(self.model.policy, micro).sum() / len(rows)
-                self.manual_backward(self.ppo.ptx_coef * loss)
+                losses = demonstration_loss(self.model.policy, micro)
+                self.manual_backward(self.ppo.ptx_coef * losses.sum() / len(rows))
+                sums["ptx_loss"] += float(losses.detach().sum())
+        sums["ptx_rows"] += len(rows)
 
     def _size(self, minibatch: Episodes) -> Tensor:
         """What the minibatch's sum of losses is divided by: its episodes, or their tokens, over all ranks."""
@@ -218,6 +221,8 @@ class PPOModule(L.LightningModule):
         """The curves of the update, from sums over its episodes and over those of its first step, on all ranks."""
         seen = max(1.0, sums.pop("episodes", 0.0))
         self.log("ppo/update_tokens", sums.pop("tokens", 0.0))
+        if rows := sums.pop("ptx_rows", 0.0):
+            self.log("ppo/ptx_loss", sums.pop("ptx_loss") / rows)
         self.log_dict({f"ppo/{name}": value / seen for name, value in sums.items()})
         if first:  # the policy has not moved yet: what it differs by from the one that sampled is a mistake
             self.log("ppo/mismatch", first["policy_step"] / max(1.0, first["episodes"]))

@@ -258,9 +258,9 @@ class TestIteration:
         )  # whoever is drawn, it is this one
         found = []
         for ptx_coef in (0.0, 0.3):
-            gradients = Gradients()
+            gradients, recorder = Gradients(), Recorder()
             module = make_module(minibatch_size=16, max_grad_norm=1e9, ptx_coef=ptx_coef, ptx_batch_size=5, **size)
-            make_trainer(Replay(rollout), gradients).fit(module, data)
+            make_trainer(Replay(rollout), gradients, recorder).fit(module, data)
             found.append(gradients.steps[0])
         names, parameters = zip(*shared_policy.named_parameters(), strict=True)
         loss = demonstration_loss(shared_policy, gold.rows(torch.tensor([0]))).mean()
@@ -268,6 +268,7 @@ class TestIteration:
         expected = {name: value + 0.3 * of_gold[name] for name, value in found[0].items()}
         assert distance(found[0], expected) > 1e-2
         assert distance(found[1], expected) < 1e-5
+        assert recorder.curves[0]["ppo/ptx_loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
 
     @pytest.mark.parametrize("size", [{"micro_batch_size": 1}, {"micro_batch_size": 3}, {"micro_batch_tokens": 150}])
     def test_micro_batches_change_nothing(

@@ -95,21 +95,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_early_stopping_on_the_gold_solutions_loss(tmp_path: Path) -> None:
-    stopping = {
-        "monitor": "influence/reference_loss",
-        "patience": 1,
-        "min_delta": 100,  # no iteration falls so much: the second is the last
-        "check_on_train_epoch_end": "true",
-    }
-    words = [f"--trainer.callbacks.{option}={value}" for option, value in stopping.items()]
-    assert run(tmp_path / "run", "--trainer.max_epochs=4", "--trainer.callbacks+=EarlyStopping", *words) == 0
-    found = summary(tmp_path / "run")
-    assert len(found["iterations"]) == 2
-    assert all(one["reference_loss"] > 0 for one in found["iterations"])
-    assert found["stopped_by"].startswith("Monitored metric influence/reference_loss did not improve")
-
-
 class TestWhatARunLeaves:
     def test_files(self, finished: Path) -> None:
         assert {path.name for path in finished.iterdir()} >= {"config.yaml", "summary.json", "checkpoints", "episodes"}
@@ -347,3 +332,18 @@ class TestBadInput:
     def test_a_configuration_that_is_no_yaml(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "mine.yaml").write_text("ppo: [1, 2\nfilter: {")
         self.check(run(tmp_path / "run", f"--config={tmp_path / 'mine.yaml'}"), capsys, ["config", "line 1"])
+
+
+def test_early_stopping_on_the_gold_solutions_loss(tmp_path: Path) -> None:
+    stopping = {
+        "monitor": "influence/reference_loss",
+        "patience": 1,
+        "min_delta": 100,  # no iteration falls so much: the second is the last
+        "check_on_train_epoch_end": "true",
+    }
+    words = [f"--trainer.callbacks.{option}={value}" for option, value in stopping.items()]
+    assert run(tmp_path / "run", "--trainer.max_epochs=4", "--trainer.callbacks+=EarlyStopping", *words) == 0
+    found = summary(tmp_path / "run")
+    assert len(found["iterations"]) == 2
+    assert all(one["reference_loss"] > 0 for one in found["iterations"])
+    assert found["stopped_by"].startswith("Monitored metric influence/reference_loss did not improve")

@@ -92,9 +92,11 @@ def demonstration_loader(demonstrations: Sequences, options: SFTOptions, seed: i
     places = range(len(demonstrations))
     order = torch.Generator().manual_seed(seed)
     size = options.steps * options.batch_size
-    sampler: Iterable[int] = RandomSampler(places, num_samples=size, generator=order)
-    if options.group_by_length:
-        sampler = _grouped(demonstrations, options.batch_size, size, order)
+    sampler: Iterable[int] = (
+        _grouped(demonstrations, options.batch_size, size, order)
+        if options.group_by_length
+        else RandomSampler(places, num_samples=size, generator=order)
+    )
     return DataLoader(
         places,  # type: ignore[arg-type]
         batch_size=options.batch_size,

@@ -253,9 +253,8 @@ class TestIteration:
         shared_policy: LlamaForCausalLM,
         size: dict[str, int],
     ) -> None:
-        data = PromptDataModule(
-            dataclasses.replace(task, gold=task.gold[:1]), PromptOptions(4)
-        )  # whoever is drawn, it is this one
+        one = dataclasses.replace(task, gold=task.gold[:1])  # whichever is drawn, it is this one
+        data = PromptDataModule(one, PromptOptions(4))
         found = []
         for ptx_coef in (0.0, 0.3):
             gradients, recorder = Gradients(), Recorder()

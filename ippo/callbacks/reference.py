@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -16,6 +16,14 @@ from ippo.influence import Direction, Losses, ValidationDirection
 from ippo.influence.direction import resolve
 from ippo.influence.parameters import Subset, scored
 from ippo.sequences import Sequences
+
+
+class _Held(NamedTuple):
+    """A computed direction, at which batch it was, and the loss that it is the gradient of."""
+
+    batch: int
+    direction: dict[str, Tensor]
+    loss: float | None
 
 
 class Reference:
@@ -34,7 +42,7 @@ class Reference:
         self.direction, self.every, self.parameters = direction, every, parameters
         remedy = "the direction is made of the rows that are scored: use 1"
         require(every == 1 or not self.needs_buffer, "direction_every_n_batches", every, remedy)
-        self._held: tuple[int, dict[str, Tensor]] | None = None  # a computed direction, and at which batch it was
+        self._held: _Held | None = None
 
     @property
     def needs_buffer(self) -> bool:
@@ -43,17 +51,20 @@ class Reference:
 
     @property
     def loss(self) -> float | None:
-        """The loss that the direction is the gradient of, where it was last computed."""
+        """The loss that the direction is the gradient of, where it was last computed for scores."""
+        if self._held is not None:
+            return self._held.loss
         return self.direction.mean_loss if isinstance(self.direction, Direction) else None
 
     def at(self, module: nn.Module, batch: int) -> Direction | Mapping[str, Tensor]:
         """For the scores of a batch, by its number: the direction itself, or what it was when last computed."""
         if self.every == 1 or isinstance(self.direction, Mapping):
             return self.direction
-        if self._held is None or batch - self._held[0] >= self.every:
+        if self._held is None or batch - self._held.batch >= self.every:
             with scored(module, self.parameters):
-                self._held = (batch, resolve(self.direction, module))
-        return self._held[1]
+                direction = resolve(self.direction, module)
+            self._held = _Held(batch, direction, self.direction.mean_loss)
+        return self._held.direction
 
     def check(self, module: nn.Module) -> None:
         """Compute the direction for nothing, so that a wrong one is told before work starts.
@@ -67,14 +78,10 @@ class Reference:
                 resolve(self.direction, module)
 
     def state_dict(self) -> dict[str, Any]:
-        if self._held is None:
-            return {}
-        return {"batch": self._held[0], "direction": self._held[1], "loss": self.loss}
+        return {} if self._held is None else self._held._asdict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._held = (state["batch"], state["direction"]) if state else None
-        if state and isinstance(self.direction, Direction):
-            self.direction.mean_loss = state["loss"]
+        self._held = _Held(**state) if state else None
 
 
 class DirectionHost:

@@ -110,10 +110,14 @@ class LookaheadScorer(Scorer):
         try:
             for name, parameter in parameters.items():
                 parameter.data = moving[name]  # one storage: a step on the one is seen by the module
+            losses = []  # of a direction that has one, step by step
             for _ in range(self.steps):
                 for name, gradient in resolve(direction, module, buffer).items():
                     moving[name].grad = gradient
+                losses.append(getattr(direction, "mean_loss", None))
                 optimizer.step()
+            if isinstance(direction, Direction):
+                direction.mean_loss = losses[0]  # what is told of it is what holds now, not on the way
             yield
         finally:
             for name, parameter in parameters.items():

@@ -195,3 +195,10 @@ class TestRefusals:
     def test_options_out_of_range(self, options: dict[str, Any], message: str) -> None:
         with pytest.raises(UsageError, match=message):
             LookaheadScorer(**options)
+
+
+def test_the_loss_that_is_told_is_that_before_the_steps() -> None:
+    module, gold = weight_of(3.0), torch.tensor([[1.0], [2.0]])
+    direction = ValidationDirection([gold], halves)
+    LookaheadScorer(3, 0.5).score(module, halves, [gold], direction)
+    assert direction.mean_loss == pytest.approx((9 + 36) / 4)

@@ -177,7 +177,8 @@ def _stops(runs: Sequence[Run]) -> list[str]:
     rules: dict[str, Callable[[Any], int | None]] = {
         f"fewer than {minimum:g} survive": partial(stopping.too_few_survive, minimum=minimum) for minimum in _MINIMA
     }
-    if all("reference_loss" in iterations[0] for iterations in ended):
+    told = all(iterations[0].get("reference_loss") is not None for iterations in ended)
+    if told:
         rules |= {
             f"reference loss, patience {patience}": partial(stopping.no_longer_falls, patience=patience)
             for patience in _PATIENCES
@@ -198,7 +199,19 @@ def _stops(runs: Sequence[Run]) -> list[str]:
         f"smoothed over five iterations. The smallest share that ever survived was {min(lowest):.2f}.",
         "",
         *table(["stop", "stopped", "iteration", "after the peak", "EM lost", "time saved"], rows),
+        *(["", _course(ended)] if told else []),
     ]
+
+
+def _course(ended: Sequence[Any]) -> str:
+    """Does the reference loss go with EM?"""
+    found = [stopping.course(iterations) for iterations in ended]
+    peaks, lows, correlations = zip(*found, strict=True)
+    shown = ", ".join(f"{correlation:.2f}" for correlation in correlations)
+    return (
+        f"Run by run: EM peaks at iteration {', '.join(map(str, peaks))}, the reference loss is lowest at "
+        f"{', '.join(map(str, lows))}; correlation of the two over iterations {shown}."
+    )
 
 
 def _with_interval(values: Sequence[float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -88,3 +89,22 @@ def stop(iterations: Sequence[Mapping[str, Any]], end: int) -> Stop:
     em, seconds = smooth([one["em"] for one in iterations]), [sum(one["seconds"].values()) for one in iterations]
     peak = int(em.argmax())
     return Stop(end, end - peak, float(em[peak] - em[end]), sum(seconds[end + 1 :]) / sum(seconds))
+
+
+def course(iterations: Sequence[Mapping[str, Any]]) -> tuple[int, int, float]:
+    """Does the reference loss say how far a run is?
+
+    Args:
+        iterations: of its summary.
+
+    Returns:
+        The iteration of the peak of EM, smoothed over five; that of the lowest reference loss; and the correlation of
+        EM and reference loss over iterations.
+
+    Example:
+        >>> course([{"em": em, "reference_loss": 1 - em} for em in (0.1, 0.3, 0.4)])
+        (2, 2, -1.0)
+    """
+    em, loss = (np.array([one[name] for one in iterations]) for name in ("em", "reference_loss"))
+    correlation = float(np.corrcoef(em, loss)[0, 1].round(6)) if len(em) > 1 and em.std() and loss.std() else math.nan
+    return int(smooth(em.tolist()).argmax()), int(loss.argmin()), correlation

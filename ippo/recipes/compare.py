@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing, and write the report.
 
     Returns:
-        The exit code: 0, 2 for a wrong argument, or 1 where a run failed or a file could not be written.
+        The exit code: 0, 2 for a wrong argument, 1 where a run failed or a file could not be written, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, StorageError, CellError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 

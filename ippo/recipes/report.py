@@ -32,7 +32,12 @@ def scores(tested: Mapping[str, float], samples: int, problems: int) -> Scores:
 
 
 def summarise(
-    sft: Scores, trained: Scores, iterations: Sequence[dict[str, Any]], stopped_by: str, seed: int
+    sft: Scores,
+    trained: Scores,
+    iterations: Sequence[dict[str, Any]],
+    stopped_by: str,
+    seed: int,
+    interrupted: bool = False,
 ) -> dict[str, Any]:
     """The contents of ``summary.json``."""
     return {
@@ -40,6 +45,7 @@ def summarise(
         "trained": trained,
         "iterations": list(iterations),
         "stopped_by": stopped_by,
+        "interrupted": interrupted,
         "seed": seed,
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -90,6 +96,8 @@ def print_report(summary: dict[str, Any], warm_start_seconds: float, console: Co
         f"{len(iterations)} iterations, on average {kept:.0%} of the episodes kept; "
         f"stopped by: {summary['stopped_by']}."
     )
+    if summary["interrupted"]:
+        console.print("The same command with --resume goes on from here.")
     if iterations and not any(one["em"] for one in iterations):
         console.print(
             "No rollout was right, so there was nothing to learn from: warm-start longer (--sft.steps), give responses "

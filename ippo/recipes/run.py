@@ -123,10 +123,11 @@ def train(options: Namespace, run: RunDirectory, tasks: Sequence[str]) -> None:
     after = trainer.test(module, data, verbose=False)[0]
 
     speakers = (module, *trainer.callbacks)  # type: ignore[attr-defined]
-    reasons = [getattr(speaker, "stopping_reason_message", None) for speaker in speakers]
-    stopped_by = next(filter(None, reasons), "max_epochs")
+    stops = [(said, one) for one in speakers if (said := getattr(one, "stopping_reason_message", None))]
+    stopped_by, by = stops[0] if stops else ("max_epochs", None)
     sft, trained = (scores(tested, options.evaluation.samples, len(task.test)) for tested in (before, after))
-    summary = summarise(sft, trained, record.iterations, stopped_by, seed)
+    interrupted = isinstance(by, GracefulStop)  # there is more to do, unlike where the filter ended the run
+    summary = summarise(sft, trained, record.iterations, stopped_by, seed, interrupted)
     if trainer.is_global_zero:
         run.write_summary(summary)
         print_report(summary, seconds, console)

@@ -100,6 +100,7 @@ def test_ctrl_c_in_a_recipe_leaves_checkpoint_and_summary(tmp_path: Path) -> Non
     pressing.join()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["stopped_by"] == "interrupted by SIGINT"
+    assert summary["interrupted"]
     assert 0 < len(summary["iterations"]) < 99
     assert summary["trained"]["n"] == 4
     (path,) = (tmp_path / "checkpoints").iterdir()

@@ -59,6 +59,8 @@ class Cell:
     def finished(self) -> Summary | None:
         """What it came to, if it was run to its end before.
 
+        A run that was interrupted leaves a summary, too: of what it had come to by then.
+
         Raises:
             UsageError: if the directory holds a run with other options.
         """
@@ -67,13 +69,14 @@ class Cell:
             remedy = "it was run with other options, or the arm's file has changed: name another --out"
             raise UsageError("out", str(self.folder), remedy)
         summary = self.folder / "summary.json"
-        return json.loads(summary.read_text()) if summary.exists() else None
+        found = json.loads(summary.read_text()) if summary.exists() else None
+        return None if found is None or found.get("interrupted") else found
 
     def run(self) -> Summary:
         """Run it, or go on with it where it was interrupted. It has one thread, so that as many run as there are cores.
 
         Raises:
-            CellError: if the run fails.
+            CellError: if the run fails, or is interrupted.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with whole(self.folder / "cell.json") as unfinished:
@@ -85,7 +88,10 @@ class Cell:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CellError(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-        return json.loads((self.folder / "summary.json").read_text())
+        summary = self.finished()
+        if summary is None:
+            raise CellError(f"{self.name} was interrupted: the same command goes on with it")
+        return summary
 
     @property
     def _identity(self) -> dict[str, Any]:

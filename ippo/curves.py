@@ -1,4 +1,4 @@
-"""The numbers behind the curves: what one rollout buffer looks like, all ranks together."""
+"""The numbers behind the curves: what a rollout buffer and an update look like, all ranks together."""
 
 from __future__ import annotations
 
@@ -37,6 +37,32 @@ def rollout_curves(episodes: Episodes) -> dict[str, float]:
         ),
         **accuracy_curves(_together(episodes)),
     }
+
+
+def update_curves(sums: Mapping[str, float], first: Mapping[str, float]) -> dict[str, float]:
+    """The curves of an update: means over its episodes, its tokens, and the loss of the gold solutions mixed in.
+
+    ``ppo/mismatch`` is how far the first step's policy is from the one that sampled. It has not moved by then, so
+    whatever differs is a mistake: another numerical path in the engine, or dropout.
+
+    Args:
+        sums: over the update, ``episodes`` and ``tokens`` counted, ``ptx_loss`` over ``ptx_rows`` gold solutions, and
+            any other name over the episodes. Empty where nothing survived.
+        first: the same after the first step, or empty.
+
+    Example:
+        >>> update_curves({"episodes": 4.0, "tokens": 60.0, "policy_step": 2.0}, {"episodes": 2.0, "policy_step": 0.0})
+        {'ppo/update_tokens': 60.0, 'ppo/policy_step': 0.5, 'ppo/mismatch': 0.0}
+    """
+    counts = ("episodes", "tokens", "ptx_loss", "ptx_rows")
+    seen = max(1.0, sums.get("episodes", 0.0))
+    curves = {"ppo/update_tokens": sums.get("tokens", 0.0)}
+    curves |= {f"ppo/{name}": value / seen for name, value in sums.items() if name not in counts}
+    if sums.get("ptx_rows"):
+        curves["ppo/ptx_loss"] = sums["ptx_loss"] / sums["ptx_rows"]
+    if first:
+        curves["ppo/mismatch"] = first["policy_step"] / max(1.0, first["episodes"])
+    return curves
 
 
 def accuracy_curves(notes: Mapping[str, Sequence[Any]]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import operator
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -17,14 +18,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
 from ippo.advantages import with_advantages
-from ippo.curves import rollout_curves
+from ippo.curves import rollout_curves, update_curves
 from ippo.data.demonstrations import encode_demonstrations, require_fit
 from ippo.data.task import Check, Columns, columns
 from ippo.episodes import Episodes
 from ippo.errors import require
 from ippo.evaluation import Evaluation
 from ippo.events import emit
-from ippo.functional import clip_fraction, kl_loss, value_loss
+from ippo.functional import clip_fraction, kl_loss, rate_factor, value_loss
 from ippo.generation import HFGenerate, RolloutEngine, Sampling
 from ippo.influence import ValidationDirection
 from ippo.lockstep import backwards, in_step, local
@@ -167,14 +168,14 @@ class PPOModule(L.LightningModule):
                     optimizer.step()  # type: ignore[union-attr]
                 else:
                     emit(self.trainer, self, "on_step_skipped", minibatch)
-        self._log_update(totals(sums, self.device), totals(first, self.device))
+        self.log_dict(update_curves(totals(sums, self.device), totals(first, self.device)))
 
     def policy_losses(self, policy: nn.Module, episodes: Episodes) -> Tensor:
         """[n] PPO loss of each episode, before its weight; what the influence filter scores."""
         return self.objective.losses(policy, episodes)
 
     def loss(self, episodes: Episodes, sums: dict[str, float]) -> Tensor:
-        """Sum of the episodes' policy and value losses; their means are added up in ``sums`` for the curves."""
+        """Sum of the episodes' policy and value losses; what the curves show adds up in ``sums``."""
         ppo, mask = self.ppo, episodes.response_mask
         policy, logprobs = self.objective.terms(self.model.policy, episodes)
         values = self.model.values(episodes)
@@ -216,16 +217,6 @@ class PPOModule(L.LightningModule):
         groups = self.model.parameter_groups().values()
         norms = [nn.utils.clip_grad_norm_(parameters, self.ppo.max_grad_norm) for parameters in groups]
         return all(bool(norm.isfinite()) for norm in norms)
-
-    def _log_update(self, sums: dict[str, float], first: dict[str, float]) -> None:
-        """The curves of the update, from sums over its episodes and over those of its first step, on all ranks."""
-        seen = max(1.0, sums.pop("episodes", 0.0))
-        self.log("ppo/update_tokens", sums.pop("tokens", 0.0))
-        if rows := sums.pop("ptx_rows", 0.0):
-            self.log("ppo/ptx_loss", sums.pop("ptx_loss") / rows)
-        self.log_dict({f"ppo/{name}": value / seen for name, value in sums.items()})
-        if first:  # the policy has not moved yet: what it differs by from the one that sampled is a mistake
-            self.log("ppo/mismatch", first["policy_step"] / max(1.0, first["episodes"]))
 
     # ---------------------------------------------------------------- validation and test
 
@@ -310,13 +301,7 @@ class PPOModule(L.LightningModule):
             for name, params in self.model.parameter_groups().items()
         ]
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
-        last = self.trainer.max_epochs or 0
-
-        def factor(iteration: int) -> float:
-            rising = (iteration + 1) / (ppo.warmup + 1)
-            falling = 1.0 - 0.9 * iteration / last if ppo.schedule == "linear" and last > 0 else 1.0
-            return min(rising, falling)
-
+        factor = partial(rate_factor, of=self.trainer.max_epochs or 0, warmup=ppo.warmup, schedule=ppo.schedule)
         return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, factor)}
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from parts import make_episodes
 
-from ippo.curves import explained_variance, rollout_curves
+from ippo.curves import explained_variance, rollout_curves, update_curves
 
 CHAINS = ["faithful", "wrong", "shortcut", "nonsense", "wrong"]
 
@@ -55,3 +55,18 @@ def test_what_cannot_be_checked_counts_neither_as_faithful_nor_as_unfaithful() -
 
 def test_a_critic_worse_than_the_mean_is_below_zero() -> None:
     assert explained_variance(torch.tensor([1.0, -1.0]), torch.tensor([-1.0, 1.0])) == -3.0
+
+
+def test_update_curves_by_hand() -> None:
+    sums = {"episodes": 8.0, "tokens": 100.0, "policy_loss": -4.0, "policy_step": 2.0, "ptx_loss": 3.0, "ptx_rows": 6.0}
+    assert update_curves(sums, {"episodes": 4.0, "tokens": 50.0, "policy_loss": 1.0, "policy_step": 0.1}) == {
+        "ppo/update_tokens": 100.0,
+        "ppo/policy_loss": -0.5,
+        "ppo/policy_step": 0.25,
+        "ppo/ptx_loss": 0.5,
+        "ppo/mismatch": 0.025,
+    }
+
+
+def test_an_update_that_nothing_was_left_for_took_no_tokens() -> None:
+    assert update_curves({}, {}) == {"ppo/update_tokens": 0.0}

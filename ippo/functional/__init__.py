@@ -17,6 +17,7 @@ from ippo.functional.losses import (
     sft_loss,
     value_loss,
 )
+from ippo.functional.schedule import rate_factor
 from ippo.functional.selection import (
     keep_but_worst_negatives,
     keep_max_variance,
@@ -48,6 +49,7 @@ __all__ = [
     "pass_at_k",
     "policy_loss",
     "proportional_weights",
+    "rate_factor",
     "rloo",
     "sft_loss",
     "token_entropy",

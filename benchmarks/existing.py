@@ -32,16 +32,16 @@ from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import binary_auroc
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(ROOT / "examples"))
 
 import digits  # noqa: E402
 import poisoned_sft  # noqa: E402
-from learning import interval  # noqa: E402
 
 from ippo.callbacks import InfluenceFilterCallback  # noqa: E402
 from ippo.influence import ExactScorer, PositiveScore, RandomMatched, ValidationDirection  # noqa: E402
 from ippo.influence.backends import ghost_scores_and_norms  # noqa: E402
 from ippo.influence.parameters import scored  # noqa: E402
+from ippo.recipes.comparison.statistics import interval, signed  # noqa: E402
 
 ARMS = ("none", "filter", "random")
 
@@ -224,7 +224,7 @@ def report(found: dict[tuple[str, str, int], dict[str, float]], seeds: list[int]
 
     def pairs(name: str, base: str) -> str:
         differences = [found[name, "filter", seed]["judged"] - found[name, base, seed]["judged"] for seed in seeds]
-        return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval(differences))
+        return signed(*interval(differences))
 
     command = f"python benchmarks/existing.py --seeds {' '.join(map(str, seeds))}"
     lines = [

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
 
+from ippo.recipes.parser import build_parser, parse
+from ippo.recipes.presets import preset_files
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("docs/add-to-your-project.md",)
+ALL = [
+    str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("ippo/**/*.md"))
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -22,8 +29,33 @@ def test_snippets_run_one_after_the_other(page: str, tmp_path: Path, monkeypatch
     runpy.run_path(str(script))
 
 
-@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", ALL)
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
-        assert (path.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", path.read_text()):
+        to = path.parent / target if target else path
+        assert to.exists(), target
+        assert not anchor or anchor in anchors(to), f"{target}#{anchor}"
+
+
+def commands(page: str) -> list[str]:
+    """The recipes' command lines of a page, variables filled in; not those that read a file of the reader's."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    variables = dict(found.groups() for line in lines if (found := re.match(r'(\w+)="(.*)"$', line)))
+    filled = [re.sub(r"\$(\w+)", lambda found: variables.get(found[1], found[0]), line) for line in lines]
+    return [line for line in filled if re.match(r"python -m ippo\.recipes\.(math|commonsense|physics) --", line)]
+
+
+@pytest.mark.parametrize(("page", "command"), [(page, command) for page in ALL for command in commands(page)])
+def test_the_recipes_take_the_options_of_the_pages(page: str, command: str) -> None:
+    words = shlex.split(command, comments=True)[3:]
+    if any(word.endswith(".yaml") for word in words) or "--print_config" in words:
+        pytest.skip("it is about a file of the reader's")
+    parse(build_parser("recipe", "", preset_files(words, "embedded", "tiny")), words)

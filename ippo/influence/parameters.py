@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from ippo.errors import UsageError, require
 from ippo.modes import evaluation_mode
 
-Subset = Union[str, int, None]
+Subset = Union[int, str, None]  # in this order: a command line's "1" is a number
 """Which trainable parameters count: None for all, a number k for the last k blocks and what follows them, ``"lora"``,
 or a regular expression that is searched in their names."""
 

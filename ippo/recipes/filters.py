@@ -1,24 +1,64 @@
-"""The filters that have a name on the command line."""
+"""The filters that have a name on the command line, and what each stands for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
 
 from ippo.callbacks import InfluenceFilterCallback
-from ippo.influence import ExactScorer, PositiveScore, Proportional, Uniform
 
 FilterName = Literal["last_block", "uniform", "paper", "tempered", "none"]
 
-_NAMED: dict[str, Callable[[], InfluenceFilterCallback | None]] = {
-    "paper": lambda: InfluenceFilterCallback(keep=PositiveScore(), weight=Proportional()),
-    "last_block": lambda: InfluenceFilterCallback(ExactScorer(parameters=1), keep=PositiveScore(), weight=Uniform()),
-    "uniform": lambda: InfluenceFilterCallback(keep=PositiveScore(), weight=Uniform()),
-    "tempered": lambda: InfluenceFilterCallback(keep=PositiveScore(), weight=Proportional(min_effective=0.5)),
-    "none": lambda: None,
+
+def _filter(parameters: int | None, weight: str, **weighing: Any) -> dict[str, Any]:
+    """Options of the callback, as ``config.yaml`` has them."""
+    init_args = {
+        "scorer": {"class_path": "ippo.influence.ExactScorer", "init_args": {"parameters": parameters}},
+        "keep": {"class_path": "ippo.influence.PositiveScore"},
+        "weight": {"class_path": f"ippo.influence.{weight}", "init_args": weighing},
+    }
+    return {"class_path": "ippo.callbacks.InfluenceFilterCallback", "init_args": init_args}
+
+
+NAMED: dict[str, dict[str, Any]] = {
+    "paper": _filter(None, "Proportional"),
+    "last_block": _filter(1, "Uniform"),
+    "uniform": _filter(None, "Uniform"),
+    "tempered": _filter(None, "Proportional", min_effective=0.5),
 }
+
+
+def changes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line without the words ``--filter.…``, and those words.
+
+    Example:
+        >>> changes(["--filter.dry_run", "true", "--resume", "--filter.patience=3"])
+        (['--resume'], ['--filter.dry_run=true', '--filter.patience=3'])
+    """
+    others, found = [], []
+    words = iter(arguments)
+    for word in words:
+        if word.startswith("--filter.") and not word.startswith("--filter.help"):
+            found.append(word if "=" in word else f"{word}={next(words, '')}")
+        else:
+            others.append(word)
+    return others, found
+
+
+def in_full(name: str) -> str:
+    """The word ``--filter=NAME`` with what the name stands for, which ``--filter.…`` can then change."""
+    return f"--filter={json.dumps(NAMED[name])}"
 
 
 def build_filter(choice: FilterName | InfluenceFilterCallback) -> InfluenceFilterCallback | None:
     """The callback behind a name, or the callback itself; None for plain PPO."""
-    return _NAMED[choice]() if isinstance(choice, str) else choice
+    if not isinstance(choice, str):
+        return choice
+    if choice == "none":
+        return None
+    parser = ArgumentParser()
+    parser.add_argument("--filter", type=InfluenceFilterCallback)
+    return parser.instantiate(parser.parse_object({"filter": NAMED[choice]})).filter

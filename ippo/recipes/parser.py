@@ -18,7 +18,7 @@ from ippo.errors import UsageError
 from ippo.generation import Sampling
 from ippo.models import LayoutName, LoraOptions, ModelOptions, TinyOptions
 from ippo.options import EvaluationOptions, PPOOptions
-from ippo.recipes.filters import FilterName
+from ippo.recipes.filters import NAMED, FilterName, changes, in_full
 from ippo.recipes.presets import names
 from ippo.sft import SFTOptions
 
@@ -60,7 +60,8 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
         "--filter",
         type=Union[FilterName, InfluenceFilterCallback],
         default="last_block",
-        help="last_block, uniform, paper, tempered, none, or a class_path with init_args.",
+        help="last_block, uniform, paper, tempered, none, or a class_path with init_args; --filter.keep and the like "
+        "change it.",
     )
     parser.add_argument(
         "--resume", action=ActionYesNo, default=False, help="Go on from the newest checkpoint of the run directory."
@@ -86,13 +87,18 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
     return parser
 
 
-def parse(parser: LightningArgumentParser, arguments: Sequence[str] | None) -> tuple[Namespace, Namespace]:
+def parse(parser: LightningArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, Namespace]:
     """The options as written, for ``config.yaml``, and as objects, each checked.
 
     Raises:
         UsageError: if one is unknown or out of range.
     """
+    others, of_filter = changes(arguments)
     try:
+        if of_filter:  # a name has no options that they could change, what it stands for has
+            chosen = parser.parse_args(others).filter
+            named = [in_full(chosen)] if isinstance(chosen, str) and chosen in NAMED else []
+            arguments = [*others, *named, *of_filter]
         config = parser.parse_args(arguments)
         return config, parser.instantiate(config)
     except UsageError:
@@ -115,6 +121,10 @@ def explain(message: str) -> UsageError:
     if own := re.findall(r"^[ -]*(\w+) = (.+?): (.+)$", message, re.MULTILINE):  # one of our own checks, inside a class
         name, value, remedy = own[-1]
         return UsageError(f"{argument}.{name}" if key else name, value, remedy)
+    if nested := re.search(r"NestedArg\(key='(.+?)', val='(.*?)'\)", message):
+        return UsageError(
+            f"{argument}.{nested[1]}", nested[2], f"what is chosen has no such option: see --{argument}.help"
+        )
     expected = dict.fromkeys(re.findall(r"Expected (.+?)(?:: |[.] |$)", message, re.MULTILINE))
     given = re.findall(r"(?:Given value|Got value): (.*)", message)
     if expected and given:

@@ -156,12 +156,22 @@ def test_every_arm_trains(name: str, tmp_path: Path) -> None:
         assert iteration["kept_fraction"] >= 0.25
 
 
-def test_the_interval_is_the_percentile_bootstrap() -> None:
+def test_the_interval_is_the_expanded_percentile_bootstrap() -> None:
     values = np.random.default_rng(3).normal(0.1, 0.2, 12)
     mean, low, high = interval(values)
-    reference = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=1).confidence_interval
+    level = 1 - 2 * stats.norm.cdf(-((12 / 11) ** 0.5) * 2.200985)  # t of 11 degrees of freedom, from a table
+    reference = stats.bootstrap(
+        (values,), np.mean, confidence_level=level, n_resamples=20_000, method="percentile", rng=1
+    ).confidence_interval
     assert mean == pytest.approx(values.mean())
     assert (low, high) == pytest.approx((reference.low, reference.high), abs=0.01)
+
+
+@pytest.mark.parametrize("seeds", [5, 10])
+def test_intervals_of_few_seeds_hold_the_truth_as_often_as_they_say(seeds: int) -> None:
+    drawn = np.random.default_rng(0).normal(size=(500, seeds))
+    ends = [interval(values, draws=2000)[1:] for values in drawn]
+    assert np.mean([low <= 0.0 <= high for low, high in ends]) > 0.90  # plain percentiles of five: 0.84
 
 
 def test_figures_and_budgets_by_hand() -> None:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from ippo.callbacks import InfluenceFilterCallback
 from ippo.errors import UsageError
+from ippo.influence import ExactScorer, PositiveScore, Proportional, RandomMatched, TracInScorer, Uniform
+from ippo.recipes.filters import build_filter
 from ippo.recipes.parser import build_parser, explain, parse
 from ippo.recipes.presets import preset_files
 
@@ -25,3 +28,67 @@ def test_any_message_becomes_one_line(message: str) -> None:
     error = explain(message)
     assert isinstance(error, UsageError)
     assert "\n" not in str(error)
+
+
+def chosen(*words: str, before: Path | None = None) -> InfluenceFilterCallback:
+    """The filter of a command line; ``before`` is the ``config.yaml`` of a run that goes on."""
+    presets = EMBEDDED if before is None else [*EMBEDDED, before]
+    found = build_filter(parse(build_parser("recipe", "", presets), words)[1].filter)
+    assert found is not None
+    return found
+
+
+class TestFilter:
+    def test_the_default_is_uniform_weights_and_the_last_block(self) -> None:
+        found = chosen()
+        assert isinstance(found.scorer, ExactScorer)
+        assert found.scorer.parameters == 1
+        assert isinstance(found.keep, PositiveScore)
+        assert isinstance(found.weight, Uniform)
+
+    def test_its_options_change_the_default_and_leave_the_rest_of_it(self) -> None:
+        found = chosen("--filter.dry_run=true", "--filter.keep=RandomMatched", "--filter.scorer.parameters", "2")
+        assert found.dry_run
+        assert isinstance(found.keep, RandomMatched)
+        assert isinstance(found.weight, Uniform)
+        assert found.scorer.parameters == 2
+        other = chosen("--filter.scorer", "TracInScorer", "--filter.scorer.snapshots", "5")
+        assert isinstance(other.scorer, TracInScorer)
+        assert other.scorer.parameters == 1
+
+    def test_its_options_change_a_named_one(self) -> None:
+        found = chosen("--filter", "paper", "--filter.dry_run", "true", "--filter.weight.temper", "0.5")
+        assert found.dry_run
+        assert found.scorer.parameters is None
+        assert isinstance(found.weight, Proportional)
+        assert found.weight.temper == 0.5
+
+    def test_its_options_change_one_that_a_file_names(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text("filter: paper\n")
+        found = chosen("--filter.dry_run", "true", f"--config={tmp_path / 'mine.yaml'}")
+        assert found.dry_run
+        assert isinstance(found.weight, Proportional)
+
+    @pytest.mark.parametrize("name", ["last_block", "uniform", "paper", "tempered"])
+    def test_a_name_means_the_same_in_a_file_and_on_the_command_line(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text(f"filter: {name}\n")
+        for found in (chosen(f"--filter={name}"), chosen(f"--config={tmp_path / 'mine.yaml'}")):
+            assert found.scorer.parameters == (1 if name == "last_block" else None)
+            assert isinstance(found.weight, Uniform if name in ("last_block", "uniform") else Proportional)
+            assert getattr(found.weight, "min_effective", None) == (0.5 if name == "tempered" else None)
+
+    def test_a_run_goes_on_with_its_own_unless_another_is_named(self, tmp_path: Path) -> None:
+        parser = build_parser("recipe", "", EMBEDDED)
+        parser.save(parse(parser, ["--filter=uniform", "--filter.patience=7"])[0], str(tmp_path / "config.yaml"))
+        same = chosen(before=tmp_path / "config.yaml")
+        assert (same.scorer.parameters, same.survival.patience) == (None, 7)
+        changed = chosen("--filter.on_empty=stop", before=tmp_path / "config.yaml")
+        assert (changed.scorer.parameters, changed.survival.patience, changed.on_empty) == (None, 7, "stop")
+        other = chosen("--filter=paper", before=tmp_path / "config.yaml")
+        assert isinstance(other.weight, Proportional)
+
+    def test_what_it_has_not_is_told_by_name(self) -> None:
+        with pytest.raises(UsageError, match=r"filter\.nonsense = '3': .* see --filter\.help"):
+            chosen("--filter.nonsense", "3")
+        with pytest.raises(UsageError, match="last_block"):
+            chosen("--filter", "nonsense")

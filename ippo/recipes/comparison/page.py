@@ -14,9 +14,10 @@ from rich.table import Table
 from ippo.files import whole
 from ippo.recipes.comparison.arms import Arm
 from ippo.recipes.comparison.cells import Summary
-from ippo.recipes.comparison.statistics import FIGURES, QUALITY, Figure, best, common_budget, interval, within
+from ippo.recipes.comparison.statistics import FIGURES, QUALITY, Figure, best, common_budget, interval, signed, within
 
-_SFT = ("em", "em_greedy", "mv", "pass_at_k", "false_positive")  # of the row SFT, as QUALITY has them of the others
+SFT = "SFT"
+"""The warm start that all arms of a seed go out from, as an arm."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,18 @@ class Comparison:
     hardware: str
     rates: Mapping[str, Mapping[float, float]]
 
+    def judged(self, arm: str, figure: Figure) -> list[float]:
+        """One figure of each of an arm's runs; of :data:`SFT`, where it is a figure of the test split."""
+        runs = self.runs[self.base if arm == SFT else arm]
+        return [figure({"trained": run["sft"]} if arm == SFT else run) for run in runs]
+
     def differences(self, arm: str, figure: Figure) -> tuple[float, float, float]:
         """Of an arm minus the base, paired by seed: mean and interval."""
-        pairs = zip(self.runs[arm], self.runs[self.base], strict=True)
-        return interval([figure(ours) - figure(theirs) for ours, theirs in pairs])
+        pairs = zip(self.judged(arm, figure), self.judged(self.base, figure), strict=True)
+        return interval([ours - theirs for ours, theirs in pairs])
+
+    def label(self, arm: str) -> str:
+        return SFT if arm == SFT else self.arms[arm].label
 
     @property
     def budgets(self) -> dict[str, float]:
@@ -81,7 +90,7 @@ def results(comparison: Comparison) -> dict[str, Any]:
         },
         "differences": {
             arm: {name: comparison.differences(arm, FIGURES[name]) for name in QUALITY}
-            for arm in comparison.runs
+            for arm in (SFT, *comparison.runs)
             if arm != comparison.base
         },
     }
@@ -91,7 +100,7 @@ def report(comparison: Comparison) -> str:
     """The page as Markdown."""
     start = [run["sft"] for run in next(iter(comparison.runs.values()))]
     k, n = start[0]["k"], start[0]["n"]
-    sft = [f"{np.mean([one[key] or 0.0 for one in start]):.3f}" for key in _SFT]
+    sft = [f"{np.mean(comparison.judged(SFT, FIGURES[name])):.3f}" for name in QUALITY]
     blank = [""] * (len(FIGURES) - len(sft))
     others = [arm for arm in comparison.runs if arm != comparison.base]
     quality = {name: FIGURES[name] for name in QUALITY}
@@ -106,7 +115,7 @@ def report(comparison: Comparison) -> str:
         "start from one warm start, which is the arm *SFT*, and generate as many episodes an iteration. Seconds are of "
         "one thread, with other runs beside it.",
         "",
-        *table(["arm", *FIGURES], [["SFT", *sft, *blank], *(_figures(comparison, arm) for arm in comparison.runs)]),
+        *table(["arm", *FIGURES], [[SFT, *sft, *blank], *(_figures(comparison, arm) for arm in comparison.runs)]),
         "",
     ]
     if others:
@@ -115,7 +124,7 @@ def report(comparison: Comparison) -> str:
             "",
             "Paired by seed: mean difference and bootstrap 95 % interval.",
             "",
-            *table(["arm", *QUALITY], [_differences(comparison, arm, quality) for arm in others]),
+            *table(["arm", *QUALITY], [_differences(comparison, arm, quality) for arm in (SFT, *others)]),
             "",
             "## At equal cost",
             "",
@@ -130,12 +139,11 @@ def screen(comparison: Comparison) -> Table:
     shown = Table(title=f"{len(comparison.seeds)} seeds, minus {comparison.arms[comparison.base].label} in pairs, 95 %")
     for head in ("", "EM", "minus base", "unfaithful", "minus base"):
         shown.add_column(head, justify="right" if head else "left")
-    for arm, runs in comparison.runs.items():
-        cells = [comparison.arms[arm].label]
+    for arm in comparison.runs:
+        cells = [comparison.label(arm)]
         for figure in (FIGURES["EM"], FIGURES["unfaithful"]):
-            mean, low, high = comparison.differences(arm, figure)
-            cells.append(f"{np.mean([figure(run) for run in runs]):.3f}")
-            cells.append("" if arm == comparison.base else f"{mean:+.3f}\n{low:+.3f} to {high:+.3f}")
+            difference = signed(*comparison.differences(arm, figure)).replace(" ", "\n", 1)
+            cells += [f"{np.mean(comparison.judged(arm, figure)):.3f}", "" if arm == comparison.base else difference]
         shown.add_row(*cells)
     return shown
 
@@ -151,16 +159,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _figures(comparison: Comparison, arm: str) -> list[str]:
-    means = [float(np.mean([figure(run) for run in comparison.runs[arm]])) for figure in FIGURES.values()]
-    return [comparison.arms[arm].label, *(f"{mean:.3f}" if mean < 2 else f"{mean:,.0f}" for mean in means)]
+    means = [float(np.mean(comparison.judged(arm, figure))) for figure in FIGURES.values()]
+    return [comparison.label(arm), *(f"{mean:.3f}" if mean < 2 else f"{mean:,.0f}" for mean in means)]
 
 
 def _differences(comparison: Comparison, arm: str, figures: Mapping[str, Figure]) -> list[str]:
-    cells = []
-    for figure in figures.values():
-        mean, low, high = comparison.differences(arm, figure)
-        cells.append(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]")
-    return [comparison.arms[arm].label, *cells]
+    return [comparison.label(arm), *(signed(*comparison.differences(arm, figure)) for figure in figures.values())]
 
 
 def _at_equal_cost(comparison: Comparison, others: Sequence[str]) -> list[str]:
@@ -169,12 +173,14 @@ def _at_equal_cost(comparison: Comparison, others: Sequence[str]) -> list[str]:
         f"EM at {tokens:,.0f} update tokens": lambda run: within(run, tokens, "tokens"),
         f"EM at {seconds:,.0f} s": lambda run: within(run, seconds, "seconds"),
     }
-    own = [f"{np.mean([figure(run) for run in comparison.runs[comparison.base]]):.3f}" for figure in figures.values()]
-    rows = [[f"{comparison.arms[comparison.base].label} itself", *own]]
+    own = [f"{np.mean(comparison.judged(comparison.base, figure)):.3f}" for figure in figures.values()]
+    rows = [[f"{comparison.label(comparison.base)} itself", *own]]
     rows += [_differences(comparison, arm, figures) for arm in others]
     return [
         "EM of the rollouts, the mean of the last five iterations that the budget pays for: what the cheapest run cost "
-        "as a whole. Seconds count rollouts, scoring and updates. Rows below the first are differences.",
+        "as a whole. Seconds count rollouts, scoring and updates. Rows below the first are differences. Mind the "
+        "schedule: where the learning rate falls, a dearer run is cut while its rate is high; for an arm that ends its "
+        "schedule at this budget give one with fewer `trainer.max_epochs`.",
         "",
         *table(["arm", *figures], rows),
     ]

@@ -10,8 +10,8 @@ import numpy as np
 from rich.table import Table
 
 from ippo.files import whole
-from ippo.recipes.comparison.page import Comparison, table
-from ippo.recipes.comparison.statistics import FIGURES, QUALITY
+from ippo.recipes.comparison.page import SFT, Comparison, table
+from ippo.recipes.comparison.statistics import FIGURES, QUALITY, signed
 
 _COSTS = ("update tokens", "kept")
 _SHOWN = ("EM", "greedy EM", "unfaithful")
@@ -56,7 +56,8 @@ def report(option: str, comparisons: Mapping[str, Comparison], command: str) -> 
         "",
     ]
     for name in (*QUALITY, *_COSTS):
-        rows = [[first.arms[arm].label, *cells(arm, name, comparisons)] for arm in first.runs]
+        arms = (SFT, *first.runs) if name in QUALITY else first.runs
+        rows = [[first.label(arm), *cells(arm, name, comparisons)] for arm in arms]
         lines += [f"## {name}", "", *table(["arm", *comparisons], rows), ""]
     return "\n".join([*lines, f"![Differences along {option}](sweep.png)", ""])
 
@@ -65,11 +66,10 @@ def cells(arm: str, name: str, comparisons: Mapping[str, Comparison]) -> list[st
     """An arm's row of one figure: at each value its mean, and how far it is from the base."""
     row = []
     for comparison in comparisons.values():
-        mean = float(np.mean([FIGURES[name](run) for run in comparison.runs[arm]]))
+        mean = float(np.mean(comparison.judged(arm, FIGURES[name])))
         shown = f"{mean:.3f}" if mean < 2 else f"{mean:,.0f}"
         if name in QUALITY and arm != comparison.base:
-            difference, low, high = comparison.differences(arm, FIGURES[name])
-            shown += f" ({difference:+.3f} [{low:+.3f}, {high:+.3f}])"
+            shown += f" ({signed(*comparison.differences(arm, FIGURES[name]))})"
         row.append(shown)
     return row
 
@@ -100,7 +100,8 @@ def plot(option: str, comparisons: Mapping[str, Comparison], path: Path) -> None
             found = np.array([comparison.differences(arm, FIGURES[name]) for comparison in comparisons.values()])
             mean, low, high = found.T
             places = np.arange(len(found)) + 0.06 * (number - (len(others) - 1) / 2)  # apart, so that none is hidden
-            axis.errorbar(places, mean, [mean - low, high - mean], marker="o", capsize=3, label=first.arms[arm].label)
+            reach = np.nan_to_num([mean - low, high - mean])  # one seed has no interval
+            axis.errorbar(places, mean, reach, marker="o", capsize=3, label=first.arms[arm].label)
         axis.set_xticks(range(len(comparisons)), list(comparisons))
         axis.set(title=f"{name}, minus {first.arms[first.base].label}", xlabel=option)
         axis.grid(alpha=0.3)

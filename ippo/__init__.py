@@ -1,4 +1,4 @@
-"""PPO post-training of language models that learns only from the right rollouts.
+"""PPO post-training of language models that asks of each rollout whether to learn from it.
 
 The public names are imported when they are first used, so that ``import ippo`` stays quick and light.
 """

@@ -1,4 +1,4 @@
-"""Rollouts by vLLM, in the training's own process: ``pip install "ippo[vllm]"``."""
+"""Rollouts by vLLM, in the training's own process: ``pip install vllm``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class VLLMGenerate:
         try:
             import vllm
         except ImportError as error:
-            raise UsageError("engine", "VLLMGenerate", 'vLLM is missing: pip install "ippo[vllm]"') from error
+            raise UsageError("engine", "VLLMGenerate", "vLLM is missing: pip install vllm") from error
         self.tokenizer, self._request = tokenizer, vllm.SamplingParams
         self.llm = vllm.LLM(model=model, **options)
 

@@ -31,7 +31,7 @@ def gsm_symbolic_task(options: SplitOptions = SplitOptions()) -> Task:
     try:
         from reasoning_gym import create_dataset
     except ImportError as error:
-        remedy = f"it needs the package reasoning_gym ({error}): pip install 'ippo[gsm-symbolic]'"
+        remedy = f"it needs the package reasoning_gym ({error}): pip install reasoning-gym"
         raise UsageError("task", "gsm_symbolic", remedy) from error
     items = create_dataset("gsm_symbolic", size=_GAP, seed=options.seed * _GAP)
     places, seen = count(), set()

@@ -19,8 +19,9 @@ class SplitOptions:
     """How much of a data set goes where. What it has no split for is taken from its training rows.
 
     Args:
-        gold_size: clean solutions for the direction of I-PPO, taken from the training rows and never trained on; rows
-            whose solution writes down a false sum (:func:`ippo.rewards.sound`) are passed over.
+        gold_size: clean solutions for the direction of I-PPO, taken from the training rows; trained on by
+            ``ppo.ptx_coef`` alone. Rows whose solution writes down a false sum (:func:`ippo.rewards.sound`) are passed
+            over.
         validation_size: problems for the curves during training.
         test_size: problems for the figures at the end; all that there are when null, or a fifth of the rows where
             the data set has no test split.

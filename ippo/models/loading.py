@@ -131,7 +131,7 @@ def _inside_package(name: str) -> Path:
 
 def _gguf(path: Path) -> dict[str, Any]:
     reader = importlib.util.find_spec("gguf")
-    require(reader is not None, "policy", str(path), "reading it takes a package: pip install 'ippo[gguf]'")
+    require(reader is not None, "policy", str(path), "reading it takes a package: pip install gguf")
     return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
 
 

@@ -21,7 +21,7 @@ def test_answers_are_numbers_with_their_sign() -> None:
 
 def test_without_the_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "reasoning_gym", None)
-    with pytest.raises(UsageError, match=r"pip install 'ippo\[gsm-symbolic\]'"):
+    with pytest.raises(UsageError, match=r"pip install reasoning-gym"):
         gsm_symbolic_task(SIZES)
 
 

@@ -13,7 +13,7 @@ from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import preset_files
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("docs/add-to-your-project.md",)
+PAGES = ("docs/add-to-your-project.md", "docs/tasks.md")
 ALL = [
     str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("ippo/**/*.md"))
 ]

@@ -15,9 +15,8 @@ from ippo.ranks import total
 def with_advantages(episodes: Episodes, ppo: PPOOptions) -> Episodes:
     """The same episodes with ``advantages`` and ``returns`` filled in.
 
-    GAE works on the rewards a token: the KL penalty where it belongs into the reward, and the episode's reward on
-        its last
-    token. The group estimators give every token of an episode the same advantage, and the critic the episode's
+    GAE works on the rewards a token: the KL penalty where it belongs into the reward, and the episode's reward on its
+    last token. The group estimators give every token of an episode the same advantage, and the critic the episode's
     reward as its target. All sums that whitening needs run over all ranks.
     """
     mask = episodes.response_mask

@@ -45,7 +45,7 @@ def look_back(model: ActorCritic, look: LookBack, ppo: PPOOptions, temperature: 
         temperature: at which the responses were sampled.
     """
     ids = look.sequences.response_ids
-    old, reference, values = (torch.zeros(ids.shape, device=ids.device) for _ in range(3))
+    old, reference, values = (torch.zeros(ids.shape, dtype=torch.float32, device=ids.device) for _ in range(3))
     for rows in look.sequences.places(ppo.micro_batch_size, ppo.micro_batch_tokens):
         part = look.sequences.rows(rows).trim()
         block = (rows, slice(part.response_ids.shape[1]))

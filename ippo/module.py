@@ -135,7 +135,7 @@ class PPOModule(L.LightningModule):
             values=values,
             advantages=torch.zeros_like(values),
             returns=torch.zeros_like(values),
-            weights=torch.ones(len(texts), device=self.device),
+            weights=torch.ones(len(texts), dtype=torch.float32, device=self.device),
             slopes=look.slopes,
             notes=self.check(**_arguments(columns, texts)),
         )
@@ -153,6 +153,8 @@ class PPOModule(L.LightningModule):
         for _ in range(self.ppo.inner_epochs):
             for minibatch in in_step(episodes.minibatches(self.ppo.minibatch_size), episodes):
                 size = self._size(minibatch)
+                if not size:  # a step on it would only follow Adam's momentum
+                    continue
                 optimizer.zero_grad()  # type: ignore[union-attr]
                 if self.ppo.ptx_coef:
                     self._mix_in_gold(sums)
@@ -208,9 +210,9 @@ class PPOModule(L.LightningModule):
         sums["ptx_rows"] += len(rows)
 
     def _size(self, minibatch: Episodes) -> Tensor:
-        """What the minibatch's sum of losses is divided by: its episodes, or their tokens, over all ranks."""
+        """What the minibatch's sum of losses is divided by: its episodes that count, or their tokens, on all ranks."""
         share = torch.ones_like(minibatch.lengths) if self.ppo.reduction == "mean" else minibatch.lengths
-        return total(share[minibatch.weights > 0].sum()).clamp(min=1)
+        return total(share[minibatch.weights > 0].sum())
 
     def _clip(self) -> bool:
         """Clip the gradients of policy and value, each to the norm that is allowed; whether both are finite."""
@@ -256,7 +258,7 @@ class PPOModule(L.LightningModule):
 
     def validation_rollout(self) -> list[Episodes]:
         """Fresh episodes on the gold problems, as many of them as an iteration has prompts, each rank its share."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self._prompt_data()
         rows = list(data.gold)[: data.options.prompts_per_iteration]
         require(len(rows) >= world_size(), "task.gold", len(rows), f"give each of the {world_size()} ranks a problem")
         rows = rows[rank() :: world_size()]
@@ -272,9 +274,15 @@ class PPOModule(L.LightningModule):
         precision = self.trainer.precision
         remedy = "its loss scaler would have to see gradients before they are clipped and checked: use bf16-mixed"
         require(precision != "16-mixed", "trainer.precision", precision, remedy)
+        for name, parameters in self.model.parameter_groups().items():
+            found = {str(one.dtype) for one in parameters if one.dtype not in (torch.float32, torch.float64)}
+            remedy = (
+                "small steps are lost in it: load the model in torch.float32; trainer.precision=bf16-mixed saves time"
+            )
+            require(not found, name, ", ".join(found), remedy)
         part_seeds()  # each rank draws its own responses
-        if data := getattr(self.trainer, "datamodule", None):
-            require_fit(self.tokenizer, data.task, self._context, self.sampling.max_new_tokens)
+        if task := getattr(getattr(self.trainer, "datamodule", None), "task", None):
+            require_fit(self.tokenizer, task, self._context, self.sampling.max_new_tokens)
         if self.ppo.ptx_coef:
             self._gold = self._gold_share()
             remedy = f"ppo.ptx_coef draws from it: give each of the {world_size()} ranks a solution"
@@ -282,8 +290,21 @@ class PPOModule(L.LightningModule):
 
     def _gold_share(self) -> Sequences:
         """This rank's share of the gold solutions."""
-        gold = encode_demonstrations(self.tokenizer, self.trainer.datamodule.gold, self._context, "gold")  # type: ignore[attr-defined]
+        gold = encode_demonstrations(self.tokenizer, self._prompt_data().gold, self._context, "gold")
         return gold.rows(torch.arange(rank(), len(gold), world_size())).to(self.device)
+
+    def _prompt_data(self) -> Any:
+        """The data module that knows the gold solutions.
+
+        Raises:
+            UsageError: if the trainer has none that does.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        remedy = (
+            "the gold solutions come from it: fit with a PromptDataModule, or give the filter a direction of its own"
+        )
+        require(hasattr(data, "gold"), "datamodule", type(data).__name__, remedy)
+        return data
 
     @property
     def _context(self) -> int:

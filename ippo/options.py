@@ -103,7 +103,13 @@ class PPOOptions:
             not grouped or self.kl_place == "loss" or self.kl_coef == 0,
             "ppo.kl_place",
             self.kl_place,
-            f"advantage={self.advantage} has one advantage an episode: use kl_place=loss, or kl_coef=0",
+            f"advantage={self.advantage} has one an episode: use kl_place=loss with kl_estimator=k3, or kl_coef=0",
+        )
+        require(
+            self.kl_place == "reward" or self.kl_coef == 0 or self.kl_estimator != "k1",
+            "ppo.kl_estimator",
+            self.kl_estimator,
+            "as a loss its gradient is noise around zero: use k3 or k2, or kl_place=reward",
         )
 
 

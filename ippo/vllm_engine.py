@@ -53,6 +53,8 @@ class VLLMGenerate:
                 max_tokens=sampling.max_new_tokens,
                 seed=seed,
                 detokenize=False,
+                stop_token_ids=[self.tokenizer.eos_token_id],
+                ignore_eos=True,  # of the model's own generation settings: another end than the tokenizer's
             )
             for seed in torch.randint(2**31, (len(ids),)).tolist()
         ]

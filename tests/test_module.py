@@ -104,7 +104,7 @@ class TestRollOut:
     def test_the_price_of_divergence_is_in_the_returns_where_asked(
         self, make_module: MakeModule, batch: Columns, place: str, price: float
     ) -> None:
-        module = make_module(kl_coef=0.5, kl_place=place)
+        module = make_module(kl_coef=0.5, kl_place=place, kl_estimator="k1" if place == "reward" else "k3")
         with torch.no_grad():
             module.model.policy.model.norm.weight.mul_(1.2)
         episodes = module.roll_out(batch)
@@ -127,7 +127,7 @@ class TestRollOut:
     def test_group_estimators_compare_the_samples_of_one_prompt(
         self, make_module: MakeModule, batch: Columns, advantage: str
     ) -> None:
-        episodes = make_module(advantage=advantage, kl_place="loss").roll_out(batch)
+        episodes = make_module(advantage=advantage, kl_place="loss", kl_estimator="k3").roll_out(batch)
         rewards = episodes.rewards.view(4, 4)
         assert len(set(rewards.sum(1).tolist())) > 1
         centred = rewards - rewards.mean(1, keepdim=True)
@@ -450,6 +450,28 @@ class TestBrokenPolicies:
 
 
 class TestRefusals:
+    def test_a_policy_in_half_precision(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        module = make_module()
+        module.model.policy.bfloat16()
+        with pytest.raises(UsageError, match=r"policy = 'torch.bfloat16': .* load the model in torch.float32"):
+            make_trainer().fit(module, data)
+
+    def test_trainer_precision_that_trains_in_half(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        with pytest.raises(UsageError, match=r"policy = 'torch.bfloat16'"):
+            make_trainer(precision="bf16-true").fit(make_module(), data)
+
+    @pytest.mark.parametrize("options", [{}, {"ptx_coef": 1.0}], ids=str)
+    def test_prompts_without_gold_solutions(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, options: dict[str, float]
+    ) -> None:
+        callbacks = [] if options else [InfluenceFilterCallback()]
+        with pytest.raises(UsageError, match=r"datamodule = 'NoneType': .* fit with a PromptDataModule"):
+            make_trainer(*callbacks).fit(make_module(**options), [{"prompt": ["2?"], "answer": ["2"]}])
+
     @pytest.mark.parametrize("split", ["train", "validation", "test"])
     def test_a_prompt_without_room_for_its_response_is_told_before_the_first_rollout(
         self,

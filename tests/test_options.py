@@ -33,7 +33,8 @@ def test_defaults_hold() -> None:
         ({"dual_clip": 1.0}, r"ppo\.dual_clip = 1\.0: use a number above 1, or null"),
         ({"value_clip": 0.0}, r"ppo\.value_clip = 0\.0: use a number above 0, or null"),
         ({"advantage": "rloo", "kl_coef": 0.0, "samples_per_prompt": 1}, r"ppo\.samples_per_prompt = 1: .* at least 2"),
-        ({"advantage": "group_relative"}, r"ppo\.kl_place = 'reward': .* use kl_place=loss, or kl_coef=0"),
+        ({"advantage": "group_relative"}, r"ppo\.kl_place = 'reward': .* use kl_place=loss with kl_estimator=k3"),
+        ({"kl_place": "loss"}, r"ppo\.kl_estimator = 'k1': as a loss its gradient is noise around zero: use k3 or k2"),
     ],
     ids=str,
 )
@@ -46,7 +47,8 @@ def test_refuses_ppo_options_out_of_range(options: dict[str, Any], message: str)
     "options",
     [
         {"dual_clip": None, "value_clip": None},
-        {"advantage": "rloo", "kl_place": "loss"},
+        {"advantage": "rloo", "kl_place": "loss", "kl_estimator": "k3"},
+        {"kl_place": "loss", "kl_coef": 0.0},
         {"advantage": "group_relative", "kl_coef": 0.0},
         {"gamma": 0.0, "lam": 0.0, "clip_low": 0.0},
     ],

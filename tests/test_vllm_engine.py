@@ -37,6 +37,7 @@ class StandIn:
 
     def _answer(self, prompt: Mapping[str, Any], request: Any) -> Any:
         eos, ids = self.model.config.eos_token_id, torch.tensor([prompt["prompt_token_ids"]])
+        assert (request.stop_token_ids, request.ignore_eos) == ([eos], True)  # no other end than the tokenizer's
         with torch.random.fork_rng():
             torch.manual_seed(request.seed)
             drawn = self.model.generate(

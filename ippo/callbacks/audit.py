@@ -10,7 +10,7 @@ from typing import Any, Union
 from torch import Tensor
 
 from ippo.callbacks.batch_rows import column
-from ippo.episodes import write_parquet
+from ippo.episodes import Episodes, write_parquet
 from ippo.errors import require
 from ippo.influence import Verdict
 from ippo.ranks import rank
@@ -66,6 +66,10 @@ class Audit:
 
     def _ids(self, batch: Any, rows: int) -> list[Any]:
         found = self.row_id(batch) if callable(self.row_id) else column(batch, self.row_id or "")
+        if isinstance(self.row_id, str) and found is None and isinstance(batch, Episodes):
+            found = batch.notes.get(self.row_id)
+        known = self.row_id is None or found is not None
+        require(known, "row_id", self.row_id, f"a {type(batch).__name__} has no such entry: give a function of it")
         ids = found.tolist() if isinstance(found, Tensor) else [None] * rows if found is None else list(found)
         fits = len(ids) == rows
         require(fits, "row_id", self.row_id, f"it gives {len(ids)} ids for {rows} rows: give one a row")

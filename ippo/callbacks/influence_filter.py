@@ -68,8 +68,8 @@ class InfluenceFilterCallback(L.Callback):
         patience: ... in this many iterations in a row; of batches, in this many epochs.
         on_empty: when nothing survives, ``"skip"`` the update, ``"keep_all"`` of the episodes at weight 1, or
             ``"stop"``.
-        batch_size: episodes of a buffer scored at a time; bounds memory, changes no score. The module's
-            ``ppo.micro_batch_tokens`` bounds it further.
+        batch_size: episodes of a buffer scored at a time; bounds memory, changes no score. None takes the module's
+            ``ppo.micro_batch_size``, 64 where it has none; its ``ppo.micro_batch_tokens`` bounds it further.
         losses: ``losses(module, episodes or batch) -> [n]``, one loss a row. None takes the module's ``policy_losses``.
         one_pass: where scorer, direction and loss allow it, score in the pass that takes the old log-probabilities,
             which PPO needs anyway.
@@ -104,7 +104,7 @@ class InfluenceFilterCallback(L.Callback):
         min_survival: float = 0.1,
         patience: int = 2,
         on_empty: Literal["skip", "keep_all", "stop"] = "skip",
-        batch_size: int = 64,
+        batch_size: int | None = None,
         losses: Callable[..., Any] | None = None,
         one_pass: bool = True,
         token_scores: bool = False,
@@ -125,13 +125,15 @@ class InfluenceFilterCallback(L.Callback):
         require(unit in ("buffer", "batch"), "unit", unit, "use buffer or batch")
         require(action in ("drop", "weight"), "action", action, "use drop or weight")
         for option, value in (
-            ("batch_size", batch_size),
+            ("batch_size", 1 if batch_size is None else batch_size),
             ("every_n_batches", every_n_batches),
             ("direction_every_n_batches", direction_every_n_batches),
             ("direction_rows", 1 if direction_rows is None else direction_rows),
         ):
             require(value >= 1, option, value, "use at least 1")
         require(warmup_batches >= 0, "warmup_batches", warmup_batches, "use 0 or more")
+        for option, value in (("token_scores", token_scores), ("drop_tokens", drop_tokens)):
+            require(unit == "buffer" or not value, option, value, "rows of a batch have no tokens: use unit='buffer'")
         unheard = unit == "batch" and action == "drop" and not isinstance(weight, Uniform | None)
         found = type(weight).__name__
         require(
@@ -150,6 +152,7 @@ class InfluenceFilterCallback(L.Callback):
         self.dry_run, self.audit, self.row_id, self.select, self.name = dry_run, audit, row_id, select, name
         self._column = "score" if name == "influence" else f"score_{name}"  # of the episodes' notes
         self.batches = 0  # training batches seen
+        self.applied: Verdict | None = None  # to the present batch or its episodes; None where nothing was done to them
         self.stopping_reason_message: str | None = None
         self._scoring: Scoring  # known when training starts, as is the direction
         self._reference = Reference({})
@@ -157,6 +160,7 @@ class InfluenceFilterCallback(L.Callback):
         self._audit: Audit | None = None
         self._curves = FilterCurves(name)
         self._cut = BatchCut(action == "weight", select)
+        self._judged = False  # the present batch, or its episodes
         self._survivals: list[float] = []  # of the epoch's batches
         self._emitted = False
         self._began = self._seconds = 0.0  # of this batch: when it began, and what scoring has taken of it so far
@@ -182,19 +186,19 @@ class InfluenceFilterCallback(L.Callback):
         self.stopping_reason_message, self._emitted = None, False
         if direction is None:
             direction = BufferDirection() if self.unit == "batch" else ValidationDirection()
+        host = DirectionHost(trainer, pl_module, self.losses, self.direction_rows)
         if isinstance(direction, Direction):
-            direction = direction.bind(DirectionHost(trainer, pl_module, self.losses, self.direction_rows))
-        self._reference = Reference(direction, self.direction_every_n_batches, self.scorer.parameters)
+            direction = direction.bind(host)
+        self._reference = Reference(direction, self.direction_every_n_batches, self.scorer.parameters, host.gold)
         self._reference.load_state_dict(self._restored)
         self._scoring = Scoring(
             pl_module,
             self.scorer,
             self._reference,
             self.losses,
-            self.batch_size,
+            self.batch_size or int(getattr(getattr(pl_module, "ppo", None), "micro_batch_size", 64)),
             self.one_pass,
             self.token_scores,
-            self.drop_tokens and not self.dry_run,
         )
         for option in ("token_scores", "drop_tokens"):
             remedy = "it needs one_pass, ExactScorer in float32 or LookaheadScorer, a direction apart from the buffer"
@@ -227,15 +231,25 @@ class InfluenceFilterCallback(L.Callback):
             verdict, own = judge_together(scores, episodes, self.keep, self.weight)
         self._curves.rollout(pl_module, verdict, self._reference.loss, episodes, self.batches - 1)
         self._conclude(trainer, verdict, own, episodes)
-        mine = verdict.part(own)
         if isinstance(buffer, Episodes):
-            buffer = dataclasses.replace(buffer.annotate(**{self._column: mine.scores.tolist()}), slopes=None)
-        if self._takes_effect(verdict) and self.action == "weight":
-            buffer = buffer.reweight(verdict.weights_over_all[own])
-        elif self._takes_effect(verdict):
-            reasons = (mine.reasons,) if isinstance(buffer, Episodes) else ()
-            buffer = buffer.reweight(mine.weights).select(mine.kept, *reasons)
+            buffer = buffer.annotate(**{self._column: verdict.scores[own].tolist()})
+        if self._takes_effect(verdict):
+            buffer = self._apply(buffer, verdict, own)
+        if isinstance(buffer, Episodes):
+            buffer = dataclasses.replace(buffer, slopes=None)  # the next filter has a direction of its own
         return buffer.columns if isinstance(buffer, DictBuffer) else buffer
+
+    def _apply(self, buffer: Any, verdict: Verdict, own: slice) -> Any:
+        """The buffer without what goes, weighed as was decided."""
+        self.applied, mine = verdict, verdict.part(own)
+        if not isinstance(buffer, Episodes):
+            if self.action == "weight":
+                return buffer.reweight(verdict.weights_over_all[own])
+            return buffer.reweight(mine.weights).select(mine.kept)
+        if self.drop_tokens:
+            buffer = self._scoring.silenced(buffer)
+        buffer = buffer.reweight(mine.weights)  # PPO takes the mean over those whose weight is above zero
+        return buffer.select(mine.kept, mine.reasons) if self.action == "drop" else buffer
 
     # ---------------------------------------------------------------- unit="batch"
 
@@ -244,6 +258,7 @@ class InfluenceFilterCallback(L.Callback):
     ) -> None:
         """Let the rows that oppose the direction leave the batch, before the module's own step."""
         self._began, self._seconds = time.perf_counter(), 0.0
+        self.applied, self._judged = None, False
         self.batches += 1
         if self.unit == "buffer" or not self._is_due:
             return
@@ -256,6 +271,7 @@ class InfluenceFilterCallback(L.Callback):
         self._curves.batch(pl_module, verdict, self._reference.loss, self.batches - 1)
         self._conclude(trainer, verdict, own, batch)
         if self._takes_effect(verdict):
+            self.applied = verdict
             self._cut.make(pl_module, batch, verdict, own)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
@@ -274,6 +290,16 @@ class InfluenceFilterCallback(L.Callback):
     # ---------------------------------------------------------------- both
 
     @property
+    def seconds(self) -> float:
+        """What scoring has taken of the present batch."""
+        return self._seconds
+
+    @property
+    def reference_loss(self) -> float | None:
+        """The loss that the direction is the gradient of, where the present batch was scored along it."""
+        return self._reference.loss if self._judged else None
+
+    @property
     def _is_due(self) -> bool:
         """Whether this batch, or this iteration's buffer, is filtered."""
         ready = self.batches - 1 - self.warmup_batches
@@ -290,6 +316,7 @@ class InfluenceFilterCallback(L.Callback):
 
     def _conclude(self, trainer: L.Trainer, verdict: Verdict, own: slice, batch: Any) -> None:
         """Write down what was decided, and stop if it is time."""
+        self._judged = True
         if self._audit is not None:
             self._audit.add(trainer.current_epoch, self.batches - 1, batch, verdict.part(own))
         if self.unit == "batch":

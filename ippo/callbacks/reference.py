@@ -14,7 +14,7 @@ from ippo.callbacks.batch_rows import count_rows
 from ippo.errors import UsageError, require
 from ippo.influence import Direction, Losses, ValidationDirection
 from ippo.influence.direction import resolve
-from ippo.influence.parameters import Subset, scored
+from ippo.influence.parameters import Subset, scored, trainable
 from ippo.sequences import Sequences
 
 
@@ -33,16 +33,25 @@ class Reference:
         direction: a direction, bound to the training, or a mapping that never changes.
         every: how many batches a computed direction is used for.
         parameters: which parameters count; no gradient is taken of the others.
+        gold: what the direction reads, if it reads gold rows.
 
     Raises:
         UsageError: if a direction that is made of the scored rows is to outlive them.
     """
 
-    def __init__(self, direction: Direction | Mapping[str, Tensor], every: int = 1, parameters: Subset = None) -> None:
-        self.direction, self.every, self.parameters = direction, every, parameters
+    def __init__(
+        self,
+        direction: Direction | Mapping[str, Tensor],
+        every: int = 1,
+        parameters: Subset = None,
+        gold: GoldBatches | None = None,
+    ) -> None:
+        self.direction, self.every, self.parameters, self.gold = direction, every, parameters, gold
         remedy = "the direction is made of the rows that are scored: use 1"
         require(every == 1 or not self.needs_buffer, "direction_every_n_batches", every, remedy)
         self._held: _Held | None = None
+        self._restored = False
+        self._readings = 0  # of the gold rows, before this start
 
     @property
     def needs_buffer(self) -> bool:
@@ -64,10 +73,15 @@ class Reference:
             with scored(module, self.parameters):
                 direction = resolve(self.direction, module)
             self._held = _Held(batch, direction, self.direction.mean_loss)
+        if self._restored:  # a checkpoint is loaded to the CPU
+            parameters, self._restored = trainable(module), False
+            here = {name: one.to(parameters.get(name, one)) for name, one in self._held.direction.items()}
+            self._held = self._held._replace(direction=here)
         return self._held.direction
 
     def check(self, module: nn.Module) -> None:
-        """Compute the direction for nothing, so that a wrong one is told before work starts.
+        """Compute the direction for nothing, so that a wrong one is told before work starts; then the gold rows go on
+        where they were.
 
         Raises:
             UsageError: if it does not fit the module.
@@ -76,12 +90,17 @@ class Reference:
             # A direction may sample; a resumed run tries it once more and must draw the same.
             with isolate_rng(), scored(module, self.parameters):
                 resolve(self.direction, module)
+        if self.gold is not None:
+            self.gold.go_to(self._readings)
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self._held is None else self._held._asdict()
+        held = {} if self._held is None else self._held._asdict()
+        return {**held, "readings": 0 if self.gold is None else self.gold.readings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._held = _Held(**state) if state else None
+        held = {key: value for key, value in state.items() if key != "readings"}
+        self._held = _Held(**held) if held else None
+        self._restored, self._readings = bool(held), state.get("readings", 0)
 
 
 class DirectionHost:
@@ -97,13 +116,15 @@ class DirectionHost:
 
     def __init__(self, trainer: L.Trainer, module: Any, losses: Losses | None, rows: int | None) -> None:
         self.trainer, self.module, self.losses, self.rows = trainer, module, losses, rows
+        self.gold: GoldBatches | None = None  # once it was asked for
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.module, name)
 
     def prepare_batches(self, batches: Iterable[Any]) -> Iterable[Any]:
         """Gold batches as the training would get them."""
-        return GoldBatches(self.trainer, batches, self.rows)
+        self.gold = GoldBatches(self.trainer, batches, self.rows)
+        return self.gold
 
     def validation_direction(self) -> ValidationDirection:
         """The module's own gold examples; where it names none, the trainer's validation data.
@@ -142,8 +163,18 @@ class GoldBatches:
         self.trainer, self.batches, self.rows = trainer, batches, rows
         self._stream: Iterator[Any] | None = None
         self._rest: Sequences | None = None  # of a batch that was longer than a reading
+        self.readings = 0
+
+    def go_to(self, readings: int) -> None:
+        """Be where so many readings, from the first row on, lead to."""
+        self._stream, self._rest, self.readings = None, None, 0
+        for _ in range(0 if self.rows is None else readings):
+            for _ in self:
+                pass
+        self.readings = readings
 
     def __iter__(self) -> Iterator[Any]:
+        self.readings += 1
         if self.rows is None:
             self._stream = None
         rows, begun = 0, 0

@@ -29,6 +29,8 @@ class ReproducibleState(L.Callback):
 
     def state_dict(self) -> dict[str, Tensor]:
         """[ranks, ...] of each generator; every rank must ask at the same time, as ``trainer.save_checkpoint`` does."""
+        if world_size() == 1:  # nothing has to move: some devices hold no float64
+            return {name: one.unsqueeze(0).cpu() for name, one in _generators().items()}
         return {name: gather(one.unsqueeze(0).to(self._device))[0].cpu() for name, one in _generators().items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

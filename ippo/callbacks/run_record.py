@@ -6,6 +6,8 @@ from typing import Any
 
 import lightning as L
 
+from ippo.callbacks.influence_filter import InfluenceFilterCallback
+
 
 class RunRecord(L.Callback):
     """Collects, iteration by iteration, the figures that ``summary.json`` holds; they outlive a resume."""
@@ -15,17 +17,21 @@ class RunRecord(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
+        # Of the filters themselves: a curve keeps its last value over iterations that are not filtered.
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        filters = [one for one in callbacks if isinstance(one, InfluenceFilterCallback)]
+        applied = next((one.applied for one in filters if one.applied is not None), None)
         self.iterations.append(
             {
-                "kept_fraction": logged.get("influence/kept_fraction", 1.0),
-                "effective_sample_size": logged.get("influence/effective_sample_size", 1.0),
-                "reference_loss": logged.get("influence/reference_loss"),
+                "kept_fraction": 1.0 if applied is None else applied.survival,
+                "effective_sample_size": 1.0 if applied is None else applied.effective_sample_size,
+                "reference_loss": next((one.reference_loss for one in filters if one.reference_loss is not None), None),
                 "em": logged.get("accuracy/em"),
                 "false_positive": logged.get("accuracy/false_positive"),
                 "update_tokens": int(logged.get("ppo/update_tokens", 0)),
                 "seconds": {
                     "rollout": logged.get("time/rollout", 0.0),
-                    "scoring": logged.get("time/score", 0.0),
+                    "scoring": sum(one.seconds for one in filters),
                     "update": logged.get("time/update", 0.0),
                 },
             }

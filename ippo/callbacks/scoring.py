@@ -35,7 +35,6 @@ class Scoring:
         batch_size: episodes of a buffer at a time.
         one_pass: whether a pass of PPO's own may be used.
         note_tokens: note each token's part of the score.
-        drop_tokens: silence the tokens that score below zero.
     """
 
     module: Any
@@ -45,7 +44,6 @@ class Scoring:
     batch_size: int
     one_pass: bool
     note_tokens: bool = False
-    drop_tokens: bool = False
 
     @property
     def in_one_pass(self) -> bool:
@@ -72,7 +70,6 @@ class Scoring:
                 buffer = replace(buffer, slopes=self.look_back(LookBack(buffer), batch).slopes)
             tokens = token_scores(self.module, buffer)
             buffer = with_token_scores(self.module, buffer, tokens) if self.note_tokens else buffer
-            buffer = without_opposing_tokens(buffer, tokens) if self.drop_tokens else buffer
             return buffer, tokens.sum(1)
         if isinstance(buffer, Episodes):
             budget = getattr(getattr(self.module, "ppo", None), "micro_batch_tokens", None)
@@ -80,6 +77,10 @@ class Scoring:
             return buffer, self.of_batches(batches, batch)[order]
         chunks = buffer.chunks(self.batch_size) if hasattr(buffer, "chunks") else [buffer]
         return buffer, self.of_batches(chunks, batch)
+
+    def silenced(self, episodes: Episodes) -> Episodes:
+        """The same episodes, scored in one pass, without an advantage for the tokens that score below zero."""
+        return without_opposing_tokens(episodes, token_scores(self.module, episodes))
 
     def of_batches(self, batches: list[Any], batch: int) -> Tensor:
         """[n] scores of micro-batches, in their order."""

@@ -116,7 +116,7 @@ def mean_loss_and_gradient(
     sums = [torch.zeros_like(parameter) for parameter in parameters.values()]
     loss, count = torch.zeros((), device=sums[0].device), 0
     for batch in batches:
-        with torch.enable_grad(), evaluation_mode(module):
+        with torch.enable_grad(), evaluation_mode(module, checkpointing=True):
             values = losses(module, batch)
             gradients = torch.autograd.grad(values.sum(), list(parameters.values()), allow_unused=True)
         for accumulated, gradient in zip(sums, gradients, strict=True):

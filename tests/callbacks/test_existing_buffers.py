@@ -83,6 +83,11 @@ def test_a_dict_comes_back_as_a_dict_of_the_kept(make_trainer: MakeTrainer) -> N
     assert episodes["weight"].tolist() == [1.5, 0.5]
 
 
+def test_a_row_id_that_is_not_there_is_told(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(UsageError, match=r"row_id = 'txt': a dict has no such entry"):
+        make_trainer(make_filter(audit="audit", row_id="txt")).fit(Stranger(), data())
+
+
 def test_scores_are_those_of_the_modules_losses(tmp_path: Path, make_trainer: MakeTrainer) -> None:
     module = Stranger()
     before = module.policy.weight.detach().clone(), module.policy.bias.detach().clone()

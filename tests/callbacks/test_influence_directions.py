@@ -230,7 +230,7 @@ class TestOnePass:
 
     OPTIONS: tuple[dict[str, Any], ...] = (
         {},
-        {"kl_place": "loss", "advantage": "group_relative"},
+        {"kl_place": "loss", "kl_estimator": "k3", "advantage": "group_relative"},
         {"reduction": "sum", "dual_clip": 3.0},
         {"micro_batch_size": 3},
     )
@@ -340,6 +340,16 @@ class TestOnePass:
     def test_a_dry_run_silences_no_token(self, fit: Any) -> None:
         whole, dry = (fit(keep_all(**options))[0] for options in ({}, {"drop_tokens": True, "dry_run": True}))
         assert torch.equal(dry.advantages, whole.advantages)
+
+    def test_nothing_is_silenced_where_all_are_kept_for_want_of_a_survivor(self, fit: Any) -> None:
+        class Nobody(TopFraction):
+            def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
+                return torch.zeros_like(scores, dtype=torch.bool)
+
+        options = {"keep": Nobody(1.0), "on_empty": "keep_all"}
+        whole, none = (fit(keep_all(drop_tokens=drop, **options))[0] for drop in (False, True))
+        assert torch.equal(none.advantages, whole.advantages)
+        assert (none.weights == 1).all()
 
     @pytest.mark.parametrize("what", ["token_scores", "drop_tokens"])
     @pytest.mark.parametrize("options", [{"one_pass": False}, {"scorer": ExactScorer("ghost")}], ids=str)

@@ -102,6 +102,45 @@ class TestVerdict:
             assert part.notes["score"] == pytest.approx((part.lengths - 10.5).tolist())
 
 
+class TestWeights:
+    """``action="weight"`` leaves every episode in place, and PPO's mean is over those whose weight is above zero."""
+
+    @staticmethod
+    def trained(
+        make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, iterations: int, *callbacks: Any
+    ) -> Any:
+        torch.manual_seed(0)
+        module = make_module(samples_per_prompt=2, minibatch_size=99, inner_epochs=2)
+        make_trainer(*callbacks, max_epochs=iterations).fit(module, data)
+        return state(module.model.policy)
+
+    def test_weighing_trains_as_dropping_does(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, recorder: Recorder
+    ) -> None:
+        ends = [
+            self.trained(make_module, make_trainer, data, 1, given([3.0, -1.0, -2.0, 1.0], action=action), recorder)
+            for action in ("drop", "weight")
+        ]
+        assert [len(one) for one in recorder.episodes] == [2, 4]
+        for name, dropped in ends[0].items():
+            torch.testing.assert_close(ends[1][name], dropped, rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.parametrize("action", ["drop", "weight"])
+    def test_where_nothing_survives_no_step_is_taken_not_even_by_momentum(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, action: Any
+    ) -> None:
+        class Steps(L.Callback):
+            taken = 0
+
+            def on_before_optimizer_step(self, *_: Any) -> None:
+                self.taken += 1
+
+        steps = Steps()
+        callback = given(HIGH, [-1.0] * 4, action=action, min_survival=0.0)
+        self.trained(make_module, make_trainer, data, 2, callback, steps)
+        assert steps.taken == 2  # both inner epochs of the first iteration
+
+
 class TestASecondFit:
     def test_takes_the_gold_solutions_of_its_own_data(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, task: Task
@@ -220,7 +259,8 @@ class TestStopInTime:
         callback, other = InfluenceFilterCallback(), InfluenceFilterCallback()
         callback.survival.below, callback.batches = 3, 7
         other.load_state_dict(callback.state_dict())
-        assert other.state_dict() == callback.state_dict() == {"batches": 7, "below": 3, "reference": {}, "scorer": {}}
+        expected = {"batches": 7, "below": 3, "reference": {"readings": 0}, "scorer": {}}
+        assert other.state_dict() == callback.state_dict() == expected
 
 
 class TestRefusals:

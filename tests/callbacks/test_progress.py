@@ -52,6 +52,31 @@ def test_the_record_holds_each_iterations_own_figures(
     assert record.iterations[0]["seconds"] != record.iterations[1]["seconds"]
 
 
+def test_iterations_that_are_not_filtered_have_no_figures_of_a_filter(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+) -> None:
+    record = RunRecord()
+    filters = [
+        InfluenceFilterCallback(every_n_batches=2, min_survival=0.0),
+        InfluenceFilterCallback(every_n_batches=4, dry_run=True, name="look"),
+    ]
+    make_trainer(*filters, record, max_epochs=4).fit(make_module(), data)
+    kept = [one["kept_fraction"] for one in record.iterations]
+    assert (kept[1], kept[3]) == (1.0, 1.0)
+    assert kept[0] < 1.0
+    assert [one["seconds"]["scoring"] > 0 for one in record.iterations] == [True, False, True, False]
+    assert [one["reference_loss"] is not None for one in record.iterations] == [True, False, True, False]
+
+
+def test_a_dry_run_keeps_all(make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule) -> None:
+    record = RunRecord()
+    make_trainer(InfluenceFilterCallback(dry_run=True), record).fit(make_module(), data)
+    (one,) = record.iterations
+    assert (one["kept_fraction"], one["effective_sample_size"]) == (1.0, 1.0)
+    assert one["seconds"]["scoring"] > 0
+    assert one["reference_loss"] > 0
+
+
 def test_the_record_outlives_a_resume() -> None:
     record, resumed = RunRecord(), RunRecord()
     record.iterations.append({"kept_fraction": 0.5})

@@ -35,5 +35,14 @@ def test_the_loss_is_that_of_the_direction_in_use_also_after_a_resume() -> None:
         assert each.loss == pytest.approx(8.0)
 
 
+def test_a_restored_direction_goes_where_the_parameters_are() -> None:
+    """A checkpoint is loaded to the CPU; another dtype stands for another device here."""
+    module, first, resumed = nn.Linear(1, 1, bias=False), reference(every=3), reference(every=3)
+    first.at(module, 1)
+    resumed.load_state_dict(first.state_dict())
+    found = resumed.at(module.double(), 2)
+    assert {name: tensor.dtype for name, tensor in found.items()} == {"weight": torch.float64}  # type: ignore[union-attr]
+
+
 def test_a_given_direction_has_no_loss() -> None:
     assert Reference({"weight": torch.ones(1, 1)}).loss is None

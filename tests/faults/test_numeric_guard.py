@@ -260,7 +260,7 @@ class EosFromTheSecondIteration(L.Callback):
         ([EosFromTheSecondIteration()], {}, "ppo/entropy", "ppo.entropy_coef"),
         (
             [],
-            {"reward": lambda completions, **_: [0.0] * len(completions), "advantage": "rloo", "kl_place": "loss"},
+            {"reward": lambda completions, **_: [0.0] * len(completions), "advantage": "rloo", "kl_coef": 0.0},
             "reward/zero_variance",
             "ppo.samples_per_prompt",
         ),

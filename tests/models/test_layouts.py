@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from parts import MakeTrainer, Recorder, is_odd, state
+from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ippo import Episodes, PPOModule, PromptDataModule
@@ -18,7 +19,8 @@ from ippo.callbacks import InfluenceFilterCallback
 from ippo.data import Task
 from ippo.errors import UsageError
 from ippo.generation import Sampling
-from ippo.influence import ExactScorer, PositiveScore, Uniform
+from ippo.influence import ExactScorer, PositiveScore, Uniform, ValidationDirection
+from ippo.influence.parameters import scored
 from ippo.models import LayoutName, LoraOptions, ModelOptions, build_models, response_logprobs
 from ippo.models.actor_critic import Layout
 from ippo.models.layouts import prepare
@@ -140,6 +142,29 @@ class TestEveryLayout:
         assert passes == [1, 2]
         for plain, again in zip(*gradients, strict=True):
             torch.testing.assert_close(again, plain)
+
+    def test_the_directions_gradient_is_checkpointed_too(
+        self, build: Build, rollout: Episodes, layout: LayoutName
+    ) -> None:
+        def losses(policy: Any, episodes: Episodes) -> Tensor:
+            return -response_logprobs(policy, episodes).sum(1)
+
+        gradients, passes = [], []
+        for on in (False, True):
+            models, count = build(layout, gradient_checkpointing=on), 0
+            torch.nn.init.normal_(models.policy.model.layers[0].self_attn.o_proj.weight, std=0.2)
+
+            def add(*_: Any) -> None:
+                nonlocal count
+                count += 1
+
+            models.policy.model.layers[0].mlp.register_forward_pre_hook(add)
+            with scored(models.policy):  # as a filter asks for it
+                gradients.append(ValidationDirection([rollout], losses).compute(models.policy))
+            passes.append(count)
+        assert passes == [1, 2]
+        for name, plain in gradients[0].items():
+            torch.testing.assert_close(gradients[1][name], plain, rtol=1e-4, atol=1e-5)
 
     def test_dropout_stays_off_while_layers_run_again(self, build: Build, layout: LayoutName) -> None:
         models = build(layout, gradient_checkpointing=True)

@@ -27,6 +27,7 @@ FILTERS: dict[str, Callable[[], list[L.Callback]]] = {
     "adaptive price": lambda: [AdaptiveKL(target=0.01, rate=1.0)],
     "random": lambda: [InfluenceFilterCallback(keep=RandomMatched(), min_survival=0.0)],
     "TracIn": lambda: [InfluenceFilterCallback(TracInScorer(snapshots=3), min_survival=0.0)],
+    "part of the gold": lambda: [InfluenceFilterCallback(direction_rows=3, min_survival=0.0)],
     "AdamPreconditioned": lambda: [InfluenceFilterCallback(direction=AdamPreconditioned(), min_survival=0.0)],
 }
 

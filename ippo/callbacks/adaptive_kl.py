@@ -37,7 +37,7 @@ class AdaptiveKL(L.Callback):
         module, kl = pl_module, trainer.callback_metrics.get("ppo/kl")
         coef: float = module.ppo.kl_coef  # type: ignore[assignment, union-attr]
         module.log("ppo/kl_coef", coef)
-        if kl is not None:  # not after an iteration without a usable episode
+        if kl is not None:  # not before the first usable episode
             self.kl_coef = adapted_kl_coef(coef, float(kl), self.target, self.rate)
             _set(module, self.kl_coef)
 

@@ -41,7 +41,7 @@ def look_back(model: ActorCritic, look: LookBack, ppo: PPOOptions, temperature: 
     Args:
         model: policy, value and reference.
         look: the responses; log-probabilities that it brings along are taken as they are.
-        ppo: without a KL penalty the reference is not asked.
+        ppo: without a KL penalty the reference is not asked, without a use for values not the critic.
         temperature: at which the responses were sampled.
     """
     ids = look.sequences.response_ids
@@ -51,7 +51,8 @@ def look_back(model: ActorCritic, look: LookBack, ppo: PPOOptions, temperature: 
         block = (rows, slice(part.response_ids.shape[1]))
         if look.logprobs is None:
             old[block] = response_logprobs(model.policy, part, temperature)
-        values[block] = model.values(part)
+        if ppo.uses_values:
+            values[block] = model.values(part)
         if ppo.kl_coef:
             # The same kernels on both sides of the divergence: rounding must not look like it.
             with ForwardMode() if look.forward_mode else nullcontext():

@@ -180,8 +180,10 @@ class PPOModule(L.LightningModule):
         """Sum of the episodes' policy and value losses; what the curves show adds up in ``sums``."""
         ppo, mask = self.ppo, episodes.response_mask
         policy, logprobs = self.objective.terms(self.model.policy, episodes)
-        values = self.model.values(episodes)
-        value = value_loss(values, episodes.values, episodes.returns, mask, ppo.value_clip, ppo.reduction)
+        value = torch.zeros_like(policy)
+        if ppo.uses_values:
+            values = self.model.values(episodes)
+            value = value_loss(values, episodes.values, episodes.returns, mask, ppo.value_clip, ppo.reduction)
         counted = episodes.weights > 0
         with torch.no_grad():
             logprobs, old = logprobs.detach(), episodes.old_logprobs
@@ -268,6 +270,11 @@ class PPOModule(L.LightningModule):
         """End training after this iteration, and say why."""
         self.stopping_reason_message = reason
         self.trainer.should_stop = True
+
+    def setup(self, stage: str) -> None:
+        if not self.ppo.uses_values:
+            for parameter in self.model.parameter_groups()["value"]:
+                parameter.requires_grad_(False)  # no optimizer state, and no gradient that another rank waits for
 
     def on_fit_start(self) -> None:
         self.stopping_reason_message = None

@@ -11,8 +11,8 @@ from ippo.functional import KLEstimator
 
 @dataclass(frozen=True)
 class PPOOptions:
-    """One PPO iteration. The defaults suit a pretrained model; the embedded task has its own in
-    ``configs/embedded.yaml``.
+    """One PPO iteration. The defaults suit a pretrained model; the embedded policy has its own in
+    ``configs/policies/tiny.yaml``.
 
     Args:
         samples_per_prompt: responses drawn for each prompt of the iteration's batch.
@@ -27,7 +27,7 @@ class PPOOptions:
         max_grad_norm: gradients of policy and value parameters are each clipped to this norm.
         clip_low, clip_high, dual_clip: see :func:`ippo.functional.policy_loss`.
         value_clip: values move at most this far from the old ones; None switches it off.
-        value_coef: factor of the value loss.
+        value_coef: factor of the value loss. Where it is 0 and ``advantage`` asks for no values, there is no critic.
         entropy_coef: factor of an entropy bonus.
         kl_coef: price of a nat of divergence from the reference policy; 0 switches the reference off.
         kl_estimator: ``"k1"``, ``"k2"`` or ``"k3"``.
@@ -111,6 +111,11 @@ class PPOOptions:
             self.kl_estimator,
             "as a loss its gradient is noise around zero: use k3 or k2, or kl_place=reward",
         )
+
+    @property
+    def uses_values(self) -> bool:
+        """Whether a critic is asked, or trained."""
+        return self.advantage == "gae" or self.value_coef > 0
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -360,6 +361,42 @@ class TestIteration:
         make_trainer(seen, max_epochs=4).fit(module, data)
         assert [step["policy"] for step in seen.steps] == pytest.approx([1e-4 * rate for rate in rates])
         assert [step["value"] for step in seen.steps] == pytest.approx([1e-3 * rate for rate in rates])
+
+
+RLOO = {"advantage": "rloo", "kl_coef": 0.0, "value_coef": 0.0}
+
+
+class TestWithoutACritic:
+    """GRPO and RLOO compare a prompt's own samples: without a value loss nothing of a critic is asked or trained."""
+
+    def test_it_is_not_asked_and_costs_nothing(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, monkeypatch: Any
+    ) -> None:
+        def never(*_: Any) -> None:
+            raise AssertionError("the critic was asked")
+
+        module = make_module(**RLOO)
+        monkeypatch.setattr(module.model, "values", never)
+        before = state(module.model)
+        trainer = make_trainer(max_epochs=2)
+        trainer.fit(module, data)
+        after = state(module.model)
+        moved = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+        assert moved == {"policy"}
+        (optimizer,) = trainer.optimizers
+        policy = list(module.model.policy.parameters())
+        assert {id(one) for one in optimizer.state} <= {id(one) for one in policy}
+
+    def test_the_policy_learns_what_it_learns_with_an_idle_one(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        ends = []
+        for coef in (0.0, 1e-30):  # a loss of nothing, whose gradient is nothing, and a critic beside it
+            L.seed_everything(0, verbose=False)
+            module = make_module(**{**RLOO, "value_coef": coef})
+            make_trainer(max_epochs=2).fit(module, data)
+            ends.append(state(module.model.policy))
+        assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
 class TestPolicyLosses:

@@ -183,6 +183,12 @@ def test_gold_solutions_mixed_in_weigh_on_two_ranks_as_on_one(tmp_path: Path, tr
         assert distance(train(1, **plain)["weights"], one["weights"]) > 1e-3
 
 
+def test_without_a_critic_no_rank_waits_for_its_gradient(tmp_path: Path, train: Train) -> None:
+    rloo = {"advantage": "rloo", "kl_coef": 0.0, "value_coef": 0.0}
+    for one, rank in both(train, tmp_path, L.Callback, **rloo):
+        assert_same(rank, one)
+
+
 def test_scorers_directions_and_keep_rules_see_the_buffers_of_both_ranks(tmp_path: Path, train: Train) -> None:
     free: dict[str, Any] = {"min_survival": 0.0}
     adam = AdamPreconditioned(eps=1e-4)  # with less, a gradient that is rounding alone is blown up, by one rank or two

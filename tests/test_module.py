@@ -43,7 +43,7 @@ TAGS = {
     "accuracy/false_positive",
     "influence/kept_fraction",
     "influence/score_mean",
-    "influence/reference_loss",
+    "influence/gold_loss",
     "influence/effective_sample_size",
     "ppo/policy_loss",
     "ppo/value_loss",

@@ -100,7 +100,7 @@ def kept_by_class(chains: Sequence[str], kept: Sequence[bool]) -> dict[str, floa
 def _of_verdict(verdict: Verdict, loss: float | None) -> dict[str, float]:
     finite = verdict.scores[torch.isfinite(verdict.scores)]
     return {
-        **({} if loss is None else {"reference_loss": loss}),
+        **({} if loss is None else {"gold_loss": loss}),
         "kept_fraction": verdict.survival,
         "score_mean": float(finite.mean()) if len(finite) else 0.0,
         "effective_sample_size": verdict.effective_sample_size,

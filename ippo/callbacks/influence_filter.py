@@ -20,8 +20,8 @@ from ippo.callbacks.batch_cut import BatchCut
 from ippo.callbacks.batch_rows import count_rows
 from ippo.callbacks.buffers import DictBuffer, as_buffer
 from ippo.callbacks.filter_curves import FilterCurves
+from ippo.callbacks.held_direction import DirectionHost, HeldDirection
 from ippo.callbacks.judging import judge_together
-from ippo.callbacks.reference import DirectionHost, Reference
 from ippo.callbacks.scoring import Scoring, scored_module
 from ippo.callbacks.survival import SurvivalStop
 from ippo.episodes import Episodes
@@ -155,7 +155,7 @@ class InfluenceFilterCallback(L.Callback):
         self.applied: Verdict | None = None  # to the present batch or its episodes; None where nothing was done to them
         self.stopping_reason_message: str | None = None
         self._scoring: Scoring  # known when training starts, as is the direction
-        self._reference = Reference({})
+        self._held_direction = HeldDirection({})
         self._restored: dict[str, Any] = {}  # its state in a checkpoint, until then
         self._audit: Audit | None = None
         self._curves = FilterCurves(name)
@@ -189,12 +189,14 @@ class InfluenceFilterCallback(L.Callback):
         host = DirectionHost(trainer, pl_module, self.losses, self.direction_rows)
         if isinstance(direction, Direction):
             direction = direction.bind(host)
-        self._reference = Reference(direction, self.direction_every_n_batches, self.scorer.parameters, host.gold)
-        self._reference.load_state_dict(self._restored)
+        self._held_direction = HeldDirection(
+            direction, self.direction_every_n_batches, self.scorer.parameters, host.gold
+        )
+        self._held_direction.load_state_dict(self._restored)
         self._scoring = Scoring(
             pl_module,
             self.scorer,
-            self._reference,
+            self._held_direction,
             self.losses,
             self.batch_size or int(getattr(getattr(pl_module, "ppo", None), "micro_batch_size", 64)),
             self.one_pass,
@@ -203,7 +205,7 @@ class InfluenceFilterCallback(L.Callback):
         for option in ("token_scores", "drop_tokens"):
             remedy = "it needs one_pass, ExactScorer in float32 or LookaheadScorer, a direction apart from the buffer"
             require(not getattr(self, option) or self._scoring.in_one_pass, option, True, remedy)
-        self._reference.check(module)
+        self._held_direction.check(module)
         if self.audit is not None:
             self._audit = Audit(Path(trainer.default_root_dir) / self.audit, self.name, self.row_id)
         parameters = trainable(module)
@@ -229,7 +231,7 @@ class InfluenceFilterCallback(L.Callback):
         with self._timed(pl_module):
             buffer, scores = self._scoring.of_buffer(buffer, self.batches)
             verdict, own = judge_together(scores, episodes, self.keep, self.weight)
-        self._curves.rollout(pl_module, verdict, self._reference.loss, episodes, self.batches - 1)
+        self._curves.rollout(pl_module, verdict, self._held_direction.loss, episodes, self.batches - 1)
         self._conclude(trainer, verdict, own, episodes)
         if isinstance(buffer, Episodes):
             buffer = buffer.annotate(**{self._column: verdict.scores[own].tolist()})
@@ -268,7 +270,7 @@ class InfluenceFilterCallback(L.Callback):
             found = f"{len(scores)} losses for a batch of {rows} rows"
             require(rows in (None, len(scores)), "losses", found, "return one loss for each row, [n]")
             verdict, own = judge_together(scores, batch, self.keep, self.weight)
-        self._curves.batch(pl_module, verdict, self._reference.loss, self.batches - 1)
+        self._curves.batch(pl_module, verdict, self._held_direction.loss, self.batches - 1)
         self._conclude(trainer, verdict, own, batch)
         if self._takes_effect(verdict):
             self.applied = verdict
@@ -295,9 +297,9 @@ class InfluenceFilterCallback(L.Callback):
         return self._seconds
 
     @property
-    def reference_loss(self) -> float | None:
+    def gold_loss(self) -> float | None:
         """The loss that the direction is the gradient of, where the present batch was scored along it."""
-        return self._reference.loss if self._judged else None
+        return self._held_direction.loss if self._judged else None
 
     @property
     def _is_due(self) -> bool:
@@ -365,9 +367,9 @@ class InfluenceFilterCallback(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         counts = {"batches": self.batches, "below": self.survival.below}
-        return {**counts, "reference": self._reference.state_dict(), "scorer": self.scorer.state_dict()}
+        return {**counts, "direction": self._held_direction.state_dict(), "scorer": self.scorer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.batches, self.survival.below = state_dict["batches"], state_dict["below"]
-        self._restored = state_dict["reference"]
+        self._restored = state_dict["direction"]
         self.scorer.load_state_dict(state_dict["scorer"])

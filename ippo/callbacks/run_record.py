@@ -25,7 +25,7 @@ class RunRecord(L.Callback):
             {
                 "kept_fraction": 1.0 if applied is None else applied.survival,
                 "effective_sample_size": 1.0 if applied is None else applied.effective_sample_size,
-                "reference_loss": next((one.reference_loss for one in filters if one.reference_loss is not None), None),
+                "gold_loss": next((one.gold_loss for one in filters if one.gold_loss is not None), None),
                 "em": logged.get("accuracy/em"),
                 "false_positive": logged.get("accuracy/false_positive"),
                 "update_tokens": int(logged.get("ppo/update_tokens", 0)),

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from ippo.callbacks.held_direction import HeldDirection
 from ippo.callbacks.one_pass import (
     fits_one_pass,
     token_scores,
@@ -17,7 +18,6 @@ from ippo.callbacks.one_pass import (
     with_token_scores,
     without_opposing_tokens,
 )
-from ippo.callbacks.reference import Reference
 from ippo.episodes import Episodes
 from ippo.influence import Scorer
 from ippo.look_back import LookBack
@@ -30,7 +30,7 @@ class Scoring:
     Args:
         module: the LightningModule that trains.
         scorer: computes the scores.
-        reference: the direction.
+        direction: what the scores are held against.
         losses: ``losses(module, rows) -> [n]``; None for the module's ``policy_losses``.
         batch_size: episodes of a buffer at a time.
         one_pass: whether a pass of PPO's own may be used.
@@ -39,7 +39,7 @@ class Scoring:
 
     module: Any
     scorer: Scorer
-    reference: Reference
+    direction: HeldDirection
     losses: Callable[..., Any] | None
     batch_size: int
     one_pass: bool
@@ -48,14 +48,14 @@ class Scoring:
     @property
     def in_one_pass(self) -> bool:
         """Whether the scores come with the old log-probabilities."""
-        wanted = self.one_pass and self.losses is None and not self.reference.needs_buffer
+        wanted = self.one_pass and self.losses is None and not self.direction.needs_buffer
         return wanted and fits_one_pass(self.module, self.scorer)
 
     def look_back(self, look: LookBack, batch: int) -> LookBack:
         """Old log-probabilities with their slopes, from which :meth:`of_buffer` makes the scores."""
         module = scored_module(self.module)
         self.scorer.observe(module, _learning_rate(self.module))
-        along = self.reference.at(module, batch)
+        along = self.direction.at(module, batch)
         return with_slopes(self.module, self.scorer, look, along, self.batch_size)
 
     def of_buffer(self, buffer: Any, batch: int) -> tuple[Any, Tensor]:
@@ -87,7 +87,7 @@ class Scoring:
         module = scored_module(self.module)
         losses = self.losses if self.losses is not None else self.module.policy_losses
         self.scorer.observe(module, _learning_rate(self.module))
-        along = self.reference.at(module, batch)
+        along = self.direction.at(module, batch)
         device = self.module.device
         with torch.autocast(device.type, enabled=False):  # under mixed precision, too, in the parameters' own
             return self.scorer.score(module, losses, batches, along).to(device)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ippo import Episodes, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback, ReproducibleState
-from ippo.callbacks.reference import GoldBatches
+from ippo.callbacks.held_direction import GoldBatches
 from ippo.errors import UsageError
 from ippo.generation import Sampling
 from ippo.influence import (
@@ -154,15 +154,15 @@ class TestRuns:
             before = float(demonstration_loss(module.model.policy, gold).mean())
         callback = InfluenceFilterCallback(direction=AdamPreconditioned(), min_survival=0.0)
         first, second = self.fit(callback, module, make_trainer, data).curves
-        assert first["influence/reference_loss"] == pytest.approx(before, rel=1e-4)
-        assert second["influence/reference_loss"] != first["influence/reference_loss"]
+        assert first["influence/gold_loss"] == pytest.approx(before, rel=1e-4)
+        assert second["influence/gold_loss"] != first["influence/gold_loss"]
 
     def test_a_direction_without_a_loss_of_its_own_has_no_such_curve(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:
         callback = InfluenceFilterCallback(direction=BufferDirection(), min_survival=0.0)
         for curves in self.fit(callback, make_module(samples_per_prompt=2), make_trainer, data).curves:
-            assert "influence/reference_loss" not in curves
+            assert "influence/gold_loss" not in curves
 
 
 class TestScores:

@@ -259,7 +259,7 @@ class TestStopInTime:
         callback, other = InfluenceFilterCallback(), InfluenceFilterCallback()
         callback.survival.below, callback.batches = 3, 7
         other.load_state_dict(callback.state_dict())
-        expected = {"batches": 7, "below": 3, "reference": {"readings": 0}, "scorer": {}}
+        expected = {"batches": 7, "below": 3, "direction": {"readings": 0}, "scorer": {}}
         assert other.state_dict() == callback.state_dict() == expected
 
 
@@ -308,7 +308,7 @@ class TestCurves:
         make_trainer(callback, recorder).fit(module, data)
         curves = {name: value for name, value in recorder.curves[0].items() if name.startswith("influence/")}
         assert 0 < curves.pop("influence/cost") < 1
-        assert curves.pop("influence/reference_loss") > 0
+        assert curves.pop("influence/gold_loss") > 0
         assert curves == {
             "influence/kept_fraction": 0.5,
             "influence/score_mean": 1.0,  # of the finite ones

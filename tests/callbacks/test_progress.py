@@ -65,7 +65,7 @@ def test_iterations_that_are_not_filtered_have_no_figures_of_a_filter(
     assert (kept[1], kept[3]) == (1.0, 1.0)
     assert kept[0] < 1.0
     assert [one["seconds"]["scoring"] > 0 for one in record.iterations] == [True, False, True, False]
-    assert [one["reference_loss"] is not None for one in record.iterations] == [True, False, True, False]
+    assert [one["gold_loss"] is not None for one in record.iterations] == [True, False, True, False]
 
 
 def test_a_dry_run_keeps_all(make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule) -> None:
@@ -74,7 +74,7 @@ def test_a_dry_run_keeps_all(make_module: MakeModule, make_trainer: MakeTrainer,
     (one,) = record.iterations
     assert (one["kept_fraction"], one["effective_sample_size"]) == (1.0, 1.0)
     assert one["seconds"]["scoring"] > 0
-    assert one["reference_loss"] > 0
+    assert one["gold_loss"] > 0
 
 
 def test_the_record_outlives_a_resume() -> None:

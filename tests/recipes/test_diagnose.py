@@ -51,7 +51,7 @@ def test_reads_a_run_and_writes_a_page(run: Path, tmp_path: Path, capsys: pytest
     rows = {line.split(" | ")[0]: line for line in page.splitlines()}
     survive = "| fewer than 0.1 survive"  # half of the episodes do
     assert rows[survive].startswith(f"{survive} | 0 of 2 |")
-    assert " | 0 of 2 | " in rows["| reference loss, patience 5"]
+    assert " | 0 of 2 | " in rows["| gold loss, patience 5"]
     assert rows["| wrong"].count("[") >= 1
     assert (tmp_path / "auc.png").stat().st_size > 10_000
     assert "Report:" in capsys.readouterr().out
@@ -237,8 +237,8 @@ def test_a_stop_is_that_of_lightnings_early_stopping(patience: int, make_trainer
     trainer = make_trainer(callback, max_epochs=50)
     trainer.fit(Scripted(losses), DataLoader([0]))
     stopped = trainer.current_epoch - 1 if trainer.current_epoch < 50 else None
-    assert no_longer_falls([{"reference_loss": loss} for loss in losses], patience) == stopped
+    assert no_longer_falls([{"gold_loss": loss} for loss in losses], patience) == stopped
 
 
-def test_a_run_without_a_reference_loss_is_not_stopped_by_it() -> None:
-    assert no_longer_falls([{"reference_loss": None}], 1) is None  # a run without a filter
+def test_a_run_without_a_gold_loss_is_not_stopped_by_it() -> None:
+    assert no_longer_falls([{"gold_loss": None}], 1) is None  # a run without a filter

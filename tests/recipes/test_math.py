@@ -46,7 +46,7 @@ TAGS = {
     "accuracy/false_positive",
     "influence/kept_fraction",
     "influence/score_mean",
-    "influence/reference_loss",
+    "influence/gold_loss",
     "influence/effective_sample_size",
     "ppo/kl",
     "ppo/entropy",
@@ -336,7 +336,7 @@ class TestBadInput:
 
 def test_early_stopping_on_the_gold_solutions_loss(tmp_path: Path) -> None:
     stopping = {
-        "monitor": "influence/reference_loss",
+        "monitor": "influence/gold_loss",
         "patience": 1,
         "min_delta": 100,  # no iteration falls so much: the second is the last
         "check_on_train_epoch_end": "true",
@@ -345,5 +345,5 @@ def test_early_stopping_on_the_gold_solutions_loss(tmp_path: Path) -> None:
     assert run(tmp_path / "run", "--trainer.max_epochs=4", "--trainer.callbacks+=EarlyStopping", *words) == 0
     found = summary(tmp_path / "run")
     assert len(found["iterations"]) == 2
-    assert all(one["reference_loss"] > 0 for one in found["iterations"])
-    assert found["stopped_by"].startswith("Monitored metric influence/reference_loss did not improve")
+    assert all(one["gold_loss"] > 0 for one in found["iterations"])
+    assert found["stopped_by"].startswith("Monitored metric influence/gold_loss did not improve")

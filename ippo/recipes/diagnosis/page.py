@@ -177,10 +177,10 @@ def _stops(runs: Sequence[Run]) -> list[str]:
     rules: dict[str, Callable[[Any], int | None]] = {
         f"fewer than {minimum:g} survive": partial(stopping.too_few_survive, minimum=minimum) for minimum in _MINIMA
     }
-    told = all(iterations[0].get("reference_loss") is not None for iterations in ended)
+    told = all(one.get("gold_loss") is not None for iterations in ended for one in iterations)
     if told:
         rules |= {
-            f"reference loss, patience {patience}": partial(stopping.no_longer_falls, patience=patience)
+            f"gold loss, patience {patience}": partial(stopping.no_longer_falls, patience=patience)
             for patience in _PATIENCES
         }
     rows = []
@@ -195,8 +195,8 @@ def _stops(runs: Sequence[Run]) -> list[str]:
     lowest = [min(one["kept_fraction"] for one in iterations) for iterations in ended]
     return [
         "By the filter's own stop (`min_survival`, patience 2), and by Lightning's `EarlyStopping` on "
-        "`influence/reference_loss`, the gold solutions' loss, where the runs have it. Peak and EM are the rollouts', "
-        f"smoothed over five iterations. The smallest share that ever survived was {min(lowest):.2f}.",
+        "`influence/gold_loss`, the gold solutions' loss, where the runs have it each time. Peak and EM are the "
+        f"rollouts', smoothed over five iterations. The smallest share that ever survived was {min(lowest):.2f}.",
         "",
         *table(["stop", "stopped", "iteration", "after the peak", "EM lost", "time saved"], rows),
         *(["", _course(ended)] if told else []),
@@ -204,12 +204,12 @@ def _stops(runs: Sequence[Run]) -> list[str]:
 
 
 def _course(ended: Sequence[Any]) -> str:
-    """Does the reference loss go with EM?"""
+    """Does the gold loss go with EM?"""
     found = [stopping.course(iterations) for iterations in ended]
     peaks, lows, correlations = zip(*found, strict=True)
     shown = ", ".join(f"{correlation:.2f}" for correlation in correlations)
     return (
-        f"Run by run: EM peaks at iteration {', '.join(map(str, peaks))}, the reference loss is lowest at "
+        f"Run by run: EM peaks at iteration {', '.join(map(str, peaks))}, the gold loss is lowest at "
         f"{', '.join(map(str, lows))}; correlation of the two over iterations {shown}."
     )
 

@@ -50,20 +50,20 @@ def too_few_survive(iterations: Sequence[Mapping[str, Any]], minimum: float, pat
 
 
 def no_longer_falls(iterations: Sequence[Mapping[str, Any]], patience: int) -> int | None:
-    """The iteration after which Lightning's ``EarlyStopping`` on the reference loss ends a run, or None.
+    """The iteration after which Lightning's ``EarlyStopping`` on the gold loss ends a run, or None.
 
     Args:
         iterations: of a summary.
         patience: so many iterations in a row without a new minimum are enough.
 
     Example:
-        >>> run = [{"reference_loss": loss} for loss in (0.5, 0.3, 0.4, 0.3, 0.2)]
+        >>> run = [{"gold_loss": loss} for loss in (0.5, 0.3, 0.4, 0.3, 0.2)]
         >>> no_longer_falls(run, patience=2), no_longer_falls(run, patience=3)
         (3, None)
     """
     best, waited = float("inf"), 0
     for place, one in enumerate(iterations):
-        loss = one.get("reference_loss")
+        loss = one.get("gold_loss")
         if loss is None:
             return None
         best, waited = (loss, 0) if loss < best else (best, waited + 1)
@@ -92,19 +92,19 @@ def stop(iterations: Sequence[Mapping[str, Any]], end: int) -> Stop:
 
 
 def course(iterations: Sequence[Mapping[str, Any]]) -> tuple[int, int, float]:
-    """Does the reference loss say how far a run is?
+    """Does the gold loss say how far a run is?
 
     Args:
         iterations: of its summary.
 
     Returns:
-        The iteration of the peak of EM, smoothed over five; that of the lowest reference loss; and the correlation of
-        EM and reference loss over iterations.
+        The iteration of the peak of EM, smoothed over five; that of the lowest gold loss; and the correlation of
+        EM and gold loss over iterations.
 
     Example:
-        >>> course([{"em": em, "reference_loss": 1 - em} for em in (0.1, 0.3, 0.4)])
+        >>> course([{"em": em, "gold_loss": 1 - em} for em in (0.1, 0.3, 0.4)])
         (2, 2, -1.0)
     """
-    em, loss = (np.array([one[name] for one in iterations]) for name in ("em", "reference_loss"))
+    em, loss = (np.array([one[name] for one in iterations]) for name in ("em", "gold_loss"))
     correlation = float(np.corrcoef(em, loss)[0, 1].round(6)) if len(em) > 1 and em.std() and loss.std() else math.nan
     return int(smooth(em.tolist()).argmax()), int(loss.argmin()), correlation

@@ -26,7 +26,7 @@ class _Held(NamedTuple):
     loss: float | None
 
 
-class Reference:
+class HeldDirection:
     """A direction, computed anew every so many batches.
 
     Args:

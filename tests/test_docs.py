@@ -13,15 +13,18 @@ from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import preset_files
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("docs/add-to-your-project.md", "docs/tasks.md")
+PAGES = (("docs/add-to-your-project.md", "# "), ("docs/tasks.md", "## Your own task"))  # from this heading on
 ALL = [
     str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("ippo/**/*.md"))
 ]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_snippets_run_one_after_the_other(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize(("page", "heading"), PAGES)
+def test_snippets_run_one_after_the_other(
+    page: str, heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / page).read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text[text.index(heading) :], re.MULTILINE | re.DOTALL)
     assert blocks
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks))

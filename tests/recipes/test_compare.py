@@ -167,7 +167,7 @@ def test_the_interval_is_the_expanded_percentile_bootstrap() -> None:
     assert (low, high) == pytest.approx((reference.low, reference.high), abs=0.01)
 
 
-@pytest.mark.parametrize("seeds", [5, 10])
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 def test_intervals_of_few_seeds_hold_the_truth_as_often_as_they_say(seeds: int) -> None:
     drawn = np.random.default_rng(0).normal(size=(500, seeds))
     ends = [interval(values, draws=2000)[1:] for values in drawn]

@@ -141,6 +141,23 @@ class TestWeights:
         assert steps.taken == 2  # both inner epochs of the first iteration
 
 
+@pytest.mark.parametrize(("batch_size", "rows"), [(None, 3), (2, 2)])
+def test_scores_as_many_episodes_at_a_time_as_ppo_trains_on(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, batch_size: int | None, rows: int
+) -> None:
+    sizes = []
+
+    class Sizes(ExactScorer):
+        def score(self, module: Any, losses: Any, batches: Any, direction: Any) -> torch.Tensor:
+            sizes.extend(len(batch) for batch in batches)
+            return super().score(module, losses, batches, direction)
+
+    callback = InfluenceFilterCallback(Sizes(), one_pass=False, batch_size=batch_size)
+    make_trainer(callback).fit(make_module(samples_per_prompt=2, micro_batch_size=3), data)
+    assert max(sizes) == rows
+    assert sum(sizes) == 4
+
+
 class TestASecondFit:
     def test_takes_the_gold_solutions_of_its_own_data(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, task: Task

@@ -62,6 +62,14 @@ def fit(task: Task, tokenizer: PreTrainedTokenizerFast, data: PromptDataModule, 
     return run
 
 
+def counted(models: Layout) -> tuple[Layout, list[Any]]:
+    """The models, whose first layer is more than the identity, and a list that grows each time it runs."""
+    layer, seen = models.policy.model.layers[0], []
+    torch.nn.init.normal_(layer.self_attn.o_proj.weight, std=0.2)
+    layer.mlp.register_forward_pre_hook(lambda *_: seen.append(True))
+    return models, seen
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 class TestEveryLayout:
     def test_trains_and_leaves_the_reference_alone(self, build: Build, fit: Any, layout: LayoutName) -> None:
@@ -128,17 +136,10 @@ class TestEveryLayout:
     ) -> None:
         gradients, passes = [], []
         for on in (False, True):
-            models, count = build(layout, gradient_checkpointing=on), 0
-            torch.nn.init.normal_(models.policy.model.layers[0].self_attn.o_proj.weight, std=0.2)
-
-            def add(*_: Any) -> None:
-                nonlocal count
-                count += 1
-
-            models.policy.model.layers[0].mlp.register_forward_pre_hook(add)
+            models, seen = counted(build(layout, gradient_checkpointing=on))
             response_logprobs(models.policy, rollout).sum().backward()
             gradients.append([p.grad for p in models.parameter_groups()["policy"]])
-            passes.append(count)
+            passes.append(len(seen))
         assert passes == [1, 2]
         for plain, again in zip(*gradients, strict=True):
             torch.testing.assert_close(again, plain)
@@ -151,17 +152,10 @@ class TestEveryLayout:
 
         gradients, passes = [], []
         for on in (False, True):
-            models, count = build(layout, gradient_checkpointing=on), 0
-            torch.nn.init.normal_(models.policy.model.layers[0].self_attn.o_proj.weight, std=0.2)
-
-            def add(*_: Any) -> None:
-                nonlocal count
-                count += 1
-
-            models.policy.model.layers[0].mlp.register_forward_pre_hook(add)
+            models, seen = counted(build(layout, gradient_checkpointing=on))
             with scored(models.policy):  # as a filter asks for it
                 gradients.append(ValidationDirection([rollout], losses).compute(models.policy))
-            passes.append(count)
+            passes.append(len(seen))
         assert passes == [1, 2]
         for name, plain in gradients[0].items():
             torch.testing.assert_close(gradients[1][name], plain, rtol=1e-4, atol=1e-5)

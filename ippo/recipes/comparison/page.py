@@ -14,7 +14,17 @@ from rich.table import Table
 from ippo.files import whole
 from ippo.recipes.comparison.arms import Arm
 from ippo.recipes.comparison.cells import Summary
-from ippo.recipes.comparison.statistics import FIGURES, QUALITY, Figure, best, common_budget, interval, signed, within
+from ippo.recipes.comparison.statistics import (
+    FIGURES,
+    QUALITY,
+    Figure,
+    best,
+    common_budget,
+    interval,
+    shown,
+    signed,
+    within,
+)
 
 SFT = "SFT"
 """The warm start that all arms of a seed go out from, as an arm."""
@@ -136,16 +146,16 @@ def report(comparison: Comparison) -> str:
 
 def screen(comparison: Comparison) -> Table:
     """What fits on a screen: EM and the unfaithful share of each arm, and how far they are from the base."""
-    shown = Table(title=f"{len(comparison.seeds)} seeds, minus {comparison.arms[comparison.base].label} in pairs, 95 %")
+    grid = Table(title=f"{len(comparison.seeds)} seeds, minus {comparison.arms[comparison.base].label} in pairs, 95 %")
     for head in ("", "EM", "minus base", "unfaithful", "minus base"):
-        shown.add_column(head, justify="right" if head else "left")
+        grid.add_column(head, justify="right" if head else "left")
     for arm in comparison.runs:
         cells = [comparison.label(arm)]
         for figure in (FIGURES["EM"], FIGURES["unfaithful"]):
             difference = signed(*comparison.differences(arm, figure)).replace(" ", "\n", 1)
             cells += [f"{np.mean(comparison.judged(arm, figure)):.3f}", "" if arm == comparison.base else difference]
-        shown.add_row(*cells)
-    return shown
+        grid.add_row(*cells)
+    return grid
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -160,7 +170,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _figures(comparison: Comparison, arm: str) -> list[str]:
     means = [float(np.mean(comparison.judged(arm, figure))) for figure in FIGURES.values()]
-    return [comparison.label(arm), *(f"{mean:.3f}" if mean < 2 else f"{mean:,.0f}" for mean in means)]
+    return [comparison.label(arm), *map(shown, means)]
 
 
 def _differences(comparison: Comparison, arm: str, figures: Mapping[str, Figure]) -> list[str]:

@@ -81,6 +81,16 @@ def interval(differences: Sequence[float], draws: int = 10_000) -> tuple[float, 
     return float(values.mean()), low, high
 
 
+def shown(mean: float) -> str:
+    """A figure in a table: shares with three digits, counts and seconds without.
+
+    Example:
+        >>> shown(0.5918), shown(294558.2)
+        ('0.592', '294,558')
+    """
+    return f"{mean:.3f}" if mean < 2 else f"{mean:,.0f}"
+
+
 def signed(mean: float, low: float, high: float) -> str:
     """A difference in a table.
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ippo.files import whole
 from ippo.recipes.comparison.page import SFT, Comparison, table
-from ippo.recipes.comparison.statistics import FIGURES, QUALITY, signed
+from ippo.recipes.comparison.statistics import FIGURES, QUALITY, shown, signed
 
 _COSTS = ("update tokens", "kept")
 _SHOWN = ("EM", "greedy EM", "unfaithful")
@@ -67,23 +67,23 @@ def cells(arm: str, name: str, comparisons: Mapping[str, Comparison]) -> list[st
     row = []
     for comparison in comparisons.values():
         mean = float(np.mean(comparison.judged(arm, FIGURES[name])))
-        shown = f"{mean:.3f}" if mean < 2 else f"{mean:,.0f}"
+        cell = shown(mean)
         if name in QUALITY and arm != comparison.base:
-            shown += f" ({signed(*comparison.differences(arm, FIGURES[name]))})"
-        row.append(shown)
+            cell += f" ({signed(*comparison.differences(arm, FIGURES[name]))})"
+        row.append(cell)
     return row
 
 
 def screen(option: str, comparisons: Mapping[str, Comparison]) -> Table:
     """What fits on a screen: EM of each arm at each value, and how far it is from the base."""
     first = next(iter(comparisons.values()))
-    shown = Table(title=f"EM along {option}, in brackets minus {first.arms[first.base].label}, 95 %")
+    grid = Table(title=f"EM along {option}, in brackets minus {first.arms[first.base].label}, 95 %")
     for head in ("", *comparisons):
-        shown.add_column(head, justify="right" if head else "left")
+        grid.add_column(head, justify="right" if head else "left")
     for arm in first.runs:
         row = (cell.replace(" (", "\n").replace(")", "") for cell in cells(arm, "EM", comparisons))
-        shown.add_row(first.arms[arm].label, *row)
-    return shown
+        grid.add_row(first.arms[arm].label, *row)
+    return grid
 
 
 def plot(option: str, comparisons: Mapping[str, Comparison], path: Path) -> None:

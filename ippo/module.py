@@ -31,6 +31,7 @@ from ippo.influence import ValidationDirection
 from ippo.lockstep import backwards, in_step, local
 from ippo.look_back import LookBack, look_back
 from ippo.models import ActorCritic
+from ippo.models.attention import without_cudnn_attention
 from ippo.objective import PolicyObjective
 from ippo.options import EvaluationOptions, PPOOptions
 from ippo.ranks import part_seeds, rank, total, total_of, totals, world_size
@@ -277,6 +278,7 @@ class PPOModule(L.LightningModule):
                 parameter.requires_grad_(False)  # no optimizer state, and no gradient that another rank waits for
 
     def on_fit_start(self) -> None:
+        without_cudnn_attention()
         self.stopping_reason_message = None
         precision = self.trainer.precision
         remedy = "its loss scaler would have to see gradients before they are clipped and checked: use bf16-mixed"

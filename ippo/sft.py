@@ -16,8 +16,11 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ippo.errors import require
 from ippo.functional import sft_loss
+from ippo.models.attention import without_cudnn_attention
 from ippo.models.responses import response_logprobs
 from ippo.sequences import Sequences
+
+_BAD_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,37 @@ class SFTModule(L.LightningModule):
     def __init__(self, policy: nn.Module, options: SFTOptions = SFTOptions()) -> None:
         super().__init__()
         self.policy, self.options = policy, options
+        self._skipped = 0  # steps in a row
 
     def on_fit_start(self) -> None:
+        without_cudnn_attention()
         self.policy.train()  # Hugging Face models arrive in evaluation mode, and Lightning leaves them there
 
     def training_step(self, batch: Sequences, batch_idx: int) -> Tensor:
         loss = demonstration_loss(self.policy, batch).mean()
         self.log("sft/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip; a step whose gradient is not finite is not taken, and too many of them in a row end the training.
+
+        Raises:
+            UsageError: before NaN has reached a weight.
+        """
+        gradients = [one.grad for one in self.policy.parameters() if one.grad is not None]
+        if bool(nn.utils.get_total_norm(gradients).isfinite()):
+            self._skipped = 0
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        optimizer.zero_grad()  # parameters without a gradient are left as they are
+        self._skipped += 1
+        remedy = f"gradients were not finite, {_BAD_STEPS} steps in a row: lower it, or use --trainer.precision 32-true"
+        require(self._skipped < _BAD_STEPS, "sft.learning_rate", self.options.learning_rate, remedy)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         options, steps = self.options, self.options.steps

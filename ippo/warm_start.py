@@ -44,6 +44,7 @@ def warm_start(
     progress: bool = True,
     cache: Path | None = None,
     lora: LoraOptions | None = None,
+    mixed: bool = False,
 ) -> tuple[PreTrainedModel, bool]:
     """Fine-tune ``policy`` on the demonstrations, or load the result of having done so before.
 
@@ -56,13 +57,14 @@ def warm_start(
         progress: whether to show a bar.
         cache: directory of finished warm starts; ``$IPPO_CACHE`` or ``~/.cache/ippo`` by default.
         lora: train such an adapter instead of every weight, and merge it.
+        mixed: compute in bfloat16 (``bf16-mixed``); the weights stay as they are.
 
     Returns:
         The fine-tuned policy, and whether it came from the cache.
     """
     if options.steps == 0:
         return policy, False
-    folder = kept_at(policy, tokenizer, rows, options, seed, cache, lora)
+    folder = kept_at(policy, tokenizer, rows, options, seed, cache, lora, mixed)
     others = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) > 0
     while others and not folder.is_dir():  # the machine's first rank trains, its others wait
         time.sleep(0.5)
@@ -78,6 +80,7 @@ def warm_start(
         max_epochs=1,
         accelerator=accelerator,
         devices=1,
+        precision="bf16-mixed" if mixed else None,
         gradient_clip_val=options.max_grad_norm,
         logger=logger,
         enable_checkpointing=False,
@@ -107,9 +110,11 @@ def kept_at(
     seed: int,
     cache: Path | None = None,
     lora: LoraOptions | None = None,
+    mixed: bool = False,
 ) -> Path:
     """The directory of this warm start; it exists once the warm start has been made."""
-    return (cache or default_cache()) / "warm-starts" / fingerprint(policy, tokenizer, rows, options, seed, lora)
+    name = fingerprint(policy, tokenizer, rows, options, seed, lora, mixed)
+    return (cache or default_cache()) / "warm-starts" / name
 
 
 def fingerprint(
@@ -119,8 +124,10 @@ def fingerprint(
     options: SFTOptions,
     seed: int,
     lora: LoraOptions | None = None,
+    mixed: bool = False,
 ) -> str:
-    """A hash of all that the result depends on: starting weights, tokenizer, texts, options, seed, versions."""
+    """A hash of all that the result depends on: starting weights, tokenizer, texts, options, seed, precision,
+    versions."""
     digest = hashlib.sha256()
     facts = {
         "policy": policy.config.to_dict(),
@@ -132,6 +139,8 @@ def fingerprint(
     }
     if lora is not None:
         facts["lora"] = dataclasses.asdict(lora)
+    if mixed:
+        facts["mixed"] = mixed
     digest.update(json.dumps(facts, default=str).encode())
     for name, parameter in policy.state_dict().items():
         digest.update(name.encode())

@@ -91,7 +91,7 @@ def push_eos(policy: LlamaForCausalLM, push: float = 1e4) -> LlamaForCausalLM:
     """
 
     def shift(module: Any, inputs: Any, logits: Tensor) -> Tensor:
-        bias = torch.zeros(logits.shape[-1], dtype=logits.dtype)
+        bias = torch.zeros_like(logits[0, 0])
         bias[policy.config.pad_token_id], bias[policy.config.eos_token_id] = -1e4, push
         return logits + bias
 

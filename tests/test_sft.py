@@ -3,6 +3,7 @@ from __future__ import annotations
 from itertools import chain, pairwise
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from parts import MakeTrainer
@@ -38,6 +39,39 @@ def test_trains_with_dropout(policy: LlamaForCausalLM, gold: Sequences, make_tra
     options = SFTOptions(steps=1, batch_size=4)
     make_trainer().fit(SFTModule(policy, options), demonstration_loader(gold, options, seed=0))
     assert seen == [True]
+
+
+class TestGradientsThatAreNotFinite:
+    def fit(self, policy: LlamaForCausalLM, gold: Sequences, trainer: Any, bad: set[int]) -> list[torch.Tensor]:
+        """Train for eight steps, of which some have a gradient of NaN behind a finite loss; the weights after each."""
+        weights = []
+
+        class Spoil(L.Callback):
+            def on_after_backward(self, *_: Any) -> None:
+                if len(weights) in bad:
+                    policy.model.norm.weight.grad[0] = torch.nan  # type: ignore[index]
+
+            def on_train_batch_end(self, *_: Any) -> None:
+                weights.append(policy.model.embed_tokens.weight.detach().clone())
+
+        options = SFTOptions(steps=8, batch_size=4, learning_rate=1e-2)
+        trainer(Spoil(), gradient_clip_val=1.0).fit(
+            SFTModule(policy, options), demonstration_loader(gold, options, seed=0)
+        )
+        return weights
+
+    def test_a_step_is_not_taken(self, policy: LlamaForCausalLM, gold: Sequences, make_trainer: MakeTrainer) -> None:
+        weights = self.fit(policy, gold, make_trainer, bad={3, 5})
+        moved = [not torch.equal(before, after) for before, after in pairwise(weights)]
+        assert moved == [True, True, False, True, False, True, True]
+        assert all(bool(one.isfinite().all()) for one in policy.parameters())
+
+    def test_five_in_a_row_end_it_before_a_weight_is_lost(
+        self, policy: LlamaForCausalLM, gold: Sequences, make_trainer: MakeTrainer
+    ) -> None:
+        with pytest.raises(UsageError, match=r"sft.learning_rate = 0.01: gradients were not finite, 5 steps in a row"):
+            self.fit(policy, gold, make_trainer, bad={2, 3, 4, 5, 6})
+        assert all(bool(one.isfinite().all()) for one in policy.parameters())
 
 
 def test_rates_rise_to_the_peak_and_fall_to_a_tenth(policy: LlamaForCausalLM) -> None:

@@ -42,6 +42,20 @@ class TestWarmStart:
         assert found.lm_head.weight is found.model.embed_tokens.weight
         assert found.config.max_position_embeddings == 64
 
+    def test_in_mixed_precision_the_weights_stay_whole(
+        self, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: Task, tmp_path: Path
+    ) -> None:
+        plain, _ = self.fit(policy, tokenizer, task, tmp_path)
+        given = copy.deepcopy(policy)
+        mixed, cached = warm_start(
+            given, tokenizer, task.train, OPTIONS, 0, "cpu", progress=False, cache=tmp_path, mixed=True
+        )
+        assert not cached  # it is kept apart from the plain one
+        assert {value.dtype for value in state(mixed).values()} == {torch.float32}
+        ours, theirs = state(plain)["model.norm.weight"], state(mixed)["model.norm.weight"]
+        assert not torch.equal(ours, theirs)
+        assert torch.allclose(ours, theirs, atol=1e-2)
+
     def test_does_not_hang_on_the_state_of_the_generators(
         self, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: Task, tmp_path: Path
     ) -> None:
@@ -120,6 +134,7 @@ class TestFingerprint:
             fingerprint(policy, tokenizer, task.train, dataclasses.replace(OPTIONS, steps=4), 0),
             fingerprint(policy, tokenizer, task.train, OPTIONS, 1),
             fingerprint(policy, tokenizer, task.train, OPTIONS, 0, LoraOptions(rank=2)),
+            fingerprint(policy, tokenizer, task.train, OPTIONS, 0, mixed=True),
         ]
         assert len(set(found)) == len(found)
 

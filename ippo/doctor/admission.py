@@ -14,7 +14,7 @@ from ippo.models import build_models
 from ippo.module import PPOModule
 from ippo.recipes import commonsense, math, physics
 from ippo.recipes.memory import estimate, longest_prompt
-from ippo.recipes.run import build_module, load, start_policy
+from ippo.recipes.run import build_module, is_mixed, load, start_policy
 from ippo.warm_start import kept_at
 
 TASKS = (*math.RECIPE.tasks, *physics.RECIPE.tasks, *commonsense.RECIPE.tasks)
@@ -38,7 +38,7 @@ def admit(options: Namespace, say: Callable[[str], None]) -> tuple[Task, PPOModu
     needed = estimate(options, policy, longest_prompt(tokenizer, task.train)).total
 
     lora = options.lora if options.layout == "lora" else None
-    kept = kept_at(policy, tokenizer, task.train, options.sft, seed, lora=lora).is_dir()
+    kept = kept_at(policy, tokenizer, task.train, options.sft, seed, lora=lora, mixed=is_mixed(options)).is_dir()
     whole = options.sft.steps
     steps = whole if kept else affordable(whole, size, options.doctor.warm_start_steps)
     options.sft = dataclasses.replace(options.sft, steps=steps)

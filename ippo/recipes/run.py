@@ -171,7 +171,23 @@ def start_policy(
     """The policy after its warm start, and whether that was reused."""
     lora = options.lora if options.layout == "lora" else None
     seed, accelerator = options.seed_everything, options.trainer.accelerator
-    return warm_start(policy, tokenizer, task.train, options.sft, seed, accelerator, logger, progress, lora=lora)
+    return warm_start(
+        policy,
+        tokenizer,
+        task.train,
+        options.sft,
+        seed,
+        accelerator,
+        logger,
+        progress,
+        lora=lora,
+        mixed=is_mixed(options),
+    )
+
+
+def is_mixed(options: Namespace) -> bool:
+    """Whether PPO, and with it the warm start, computes in bfloat16 and keeps the weights in float32."""
+    return options.trainer.precision in ("bf16-mixed", "bf16")
 
 
 def build_module(models: ActorCritic, tokenizer: PreTrainedTokenizerBase, task: Task, options: Namespace) -> PPOModule:

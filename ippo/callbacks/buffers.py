@@ -1,4 +1,4 @@
-"""What a rollout buffer of an existing project may be: anything with ``select`` and ``reweight``, or a dict."""
+"""What a rollout buffer may be, anything with ``select`` and ``reweight`` or a dict, and what a verdict does to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ippo.callbacks.batch_rows import count_rows
+from ippo.episodes import Episodes
 from ippo.errors import require
+from ippo.influence import Verdict
 
 
 class Buffer(Protocol):
@@ -69,6 +71,23 @@ def as_buffer(episodes: Any) -> Buffer:
     remedy = "emit a dict of tensors, or an object with select(mask) and reweight(weights) that return a new one"
     require(usable, "episodes", f"a {type(episodes).__name__}", remedy)
     return episodes
+
+
+def cut(buffer: Any, verdict: Verdict, own: slice, weigh: bool) -> Any:
+    """The buffer without what goes, weighed as was decided.
+
+    Args:
+        buffer: of this rank.
+        verdict: on the episodes of all ranks.
+        own: where this rank's are among them.
+        weigh: leave all in place and only set weights. PPO takes the mean over those whose weight is above zero; who
+            else reads them takes it over all, for which they are 1 on the mean.
+    """
+    mine = verdict.part(own)
+    if isinstance(buffer, Episodes):
+        buffer = buffer.reweight(mine.weights)
+        return buffer if weigh else buffer.select(mine.kept, mine.reasons)
+    return buffer.reweight(verdict.weights_over_all[own]) if weigh else buffer.reweight(mine.weights).select(mine.kept)
 
 
 def _pick(value: Any, mask: Tensor, n: int) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ippo.callbacks.audit import Audit, RowId
 from ippo.callbacks.batch_cut import BatchCut
 from ippo.callbacks.batch_rows import count_rows
-from ippo.callbacks.buffers import DictBuffer, as_buffer
+from ippo.callbacks.buffers import DictBuffer, as_buffer, cut
 from ippo.callbacks.filter_curves import FilterCurves
 from ippo.callbacks.held_direction import DirectionHost, HeldDirection
 from ippo.callbacks.judging import judge_together
@@ -143,7 +143,7 @@ class InfluenceFilterCallback(L.Callback):
         self.scorer = scorer if scorer is not None else ExactScorer()
         self.keep = keep if keep is not None else PositiveScore()
         self.weight = weight if weight is not None else Proportional() if heard else Uniform()
-        self.survival = SurvivalStop(min_survival, patience)
+        self.survival = SurvivalStop(min_survival, patience, by_epoch=unit == "batch")
         self.direction, self.losses, self.one_pass = direction, losses, one_pass
         self.token_scores, self.drop_tokens = token_scores, drop_tokens
         self.on_empty, self.batch_size, self.unit, self.action = on_empty, batch_size, unit, action
@@ -161,7 +161,6 @@ class InfluenceFilterCallback(L.Callback):
         self._curves = FilterCurves(name)
         self._cut = BatchCut(action == "weight", select)
         self._judged = False  # the present batch, or its episodes
-        self._survivals: list[float] = []  # of the epoch's batches
         self._emitted = False
         self._began = self._seconds = 0.0  # of this batch: when it began, and what scoring has taken of it so far
 
@@ -236,22 +235,13 @@ class InfluenceFilterCallback(L.Callback):
         if isinstance(buffer, Episodes):
             buffer = buffer.annotate(**{self._column: verdict.scores[own].tolist()})
         if self._takes_effect(verdict):
-            buffer = self._apply(buffer, verdict, own)
+            self.applied = verdict
+            if self.drop_tokens and isinstance(buffer, Episodes):
+                buffer = self._scoring.silenced(buffer)
+            buffer = cut(buffer, verdict, own, self.action == "weight")
         if isinstance(buffer, Episodes):
             buffer = dataclasses.replace(buffer, slopes=None)  # the next filter has a direction of its own
         return buffer.columns if isinstance(buffer, DictBuffer) else buffer
-
-    def _apply(self, buffer: Any, verdict: Verdict, own: slice) -> Any:
-        """The buffer without what goes, weighed as was decided."""
-        self.applied, mine = verdict, verdict.part(own)
-        if not isinstance(buffer, Episodes):
-            if self.action == "weight":
-                return buffer.reweight(verdict.weights_over_all[own])
-            return buffer.reweight(mine.weights).select(mine.kept)
-        if self.drop_tokens:
-            buffer = self._scoring.silenced(buffer)
-        buffer = buffer.reweight(mine.weights)  # PPO takes the mean over those whose weight is above zero
-        return buffer.select(mine.kept, mine.reasons) if self.action == "drop" else buffer
 
     # ---------------------------------------------------------------- unit="batch"
 
@@ -321,22 +311,16 @@ class InfluenceFilterCallback(L.Callback):
         self._judged = True
         if self._audit is not None:
             self._audit.add(trainer.current_epoch, self.batches - 1, batch, verdict.part(own))
-        if self.unit == "batch":
-            self._survivals.append(verdict.survival)  # one batch is too few rows to stop by: the epoch decides
-        else:
-            self._stop_in_time(trainer, verdict.survival)
-        if verdict.survival == 0.0 and self.on_empty == "stop" and not self.dry_run:
-            self._stop(trainer, f"no {'row' if self.unit == 'batch' else 'episode'} survived")
+        reason = self.survival.take_in(verdict.survival)
+        if verdict.survival == 0.0 and self.on_empty == "stop":
+            reason = f"no {'row' if self.unit == 'batch' else 'episode'} survived"
+        self._stop(trainer, reason)
 
-    def _stop_in_time(self, trainer: L.Trainer, survival: float) -> None:
-        words = ("rows", "epochs") if self.unit == "batch" else ("episodes", "iterations")
-        if not self.dry_run and (reason := self.survival.reason(survival, *words)):
-            self._stop(trainer, reason)
-
-    def _stop(self, trainer: L.Trainer, reason: str) -> None:
-        self.stopping_reason_message = reason
-        trainer.should_stop = True
-        rank_zero_info(f"{self.name}: training stops, {reason}.")
+    def _stop(self, trainer: L.Trainer, reason: str | None) -> None:
+        if reason is not None and not self.dry_run:
+            self.stopping_reason_message = reason
+            trainer.should_stop = True
+            rank_zero_info(f"{self.name}: training stops, {reason}.")
 
     # ---------------------------------------------------------------- after
 
@@ -344,9 +328,7 @@ class InfluenceFilterCallback(L.Callback):
         """Write the audit file, stop if it is time; and tell who waits for rollouts that never come."""
         if self._audit is not None:
             self._audit.flush()
-        if self._survivals:
-            self._stop_in_time(trainer, sum(self._survivals) / len(self._survivals))
-            self._survivals.clear()
+        self._stop(trainer, self.survival.end_epoch())
         silent = self.unit == "buffer" and not self._emitted and not trainer.should_stop
         remedy = (
             f"{type(pl_module).__name__} let an epoch pass without a rollout: add emit(self.trainer, self, "

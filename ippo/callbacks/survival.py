@@ -11,32 +11,41 @@ class SurvivalStop:
     Args:
         minimum: too few is a share below this, in [0, 1]; 0 never stops.
         patience: so many times in a row are enough.
+        by_epoch: of batches, each too few rows to stop by, the epoch's mean counts; of rollouts, each one.
 
     Example:
         >>> stop = SurvivalStop(minimum=0.1, patience=2)
         >>> [stop.reached(share) for share in (0.05, 0.2, 0.05, 0.0)]
         [False, False, False, True]
+        >>> SurvivalStop(minimum=0.1, patience=1).take_in(0.05)
+        'below 10% of the episodes survived, 1 iterations in a row'
     """
 
-    def __init__(self, minimum: float, patience: int) -> None:
+    def __init__(self, minimum: float, patience: int, by_epoch: bool = False) -> None:
         require(0.0 <= minimum <= 1.0, "min_survival", minimum, "use a share between 0 (never stop) and 1")
         require(patience >= 1, "patience", patience, "use a whole number of at least 1")
-        self.minimum, self.patience = minimum, patience
+        self.minimum, self.patience, self.by_epoch = minimum, patience, by_epoch
         self.below = 0
+        self._of_epoch: list[float] = []
+
+    def take_in(self, survival: float) -> str | None:
+        """The share of a rollout or of a batch; why it is time to stop, where it is."""
+        if self.by_epoch:
+            self._of_epoch.append(survival)
+            return None
+        return self._reason(survival)
+
+    def end_epoch(self) -> str | None:
+        """Why it is time to stop, where the epoch's batches say so."""
+        shares, self._of_epoch = self._of_epoch, []
+        return self._reason(sum(shares) / len(shares)) if shares else None
 
     def reached(self, survival: float) -> bool:
-        """Take in one more share; whether it is time to stop."""
+        """Take in one more share that counts; whether it is time to stop."""
         self.below = self.below + 1 if survival < self.minimum else 0
         return self.below >= self.patience
 
-    def reason(self, survival: float, rows: str, times: str) -> str | None:
-        """Take in one more share; why it is time to stop, where it is.
-
-        Args:
-            survival: the share.
-            rows: what it is a share of, in words.
-            times: what shares are taken in by, in words.
-        """
-        if not self.reached(survival):
-            return None
-        return f"below {self.minimum:.0%} of the {rows} survived, {self.patience} {times} in a row"
+    def _reason(self, survival: float) -> str | None:
+        rows, times = ("rows", "epochs") if self.by_epoch else ("episodes", "iterations")
+        too_few = f"below {self.minimum:.0%} of the {rows} survived, {self.patience} {times} in a row"
+        return too_few if self.reached(survival) else None

@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 
 from ippo.data import Task
 from ippo.models import build_models
+from ippo.models.attention import without_cudnn_attention
 from ippo.module import PPOModule
 from ippo.recipes import commonsense, math, physics
 from ippo.recipes.memory import estimate, longest_prompt
@@ -31,6 +32,7 @@ def admit(options: Namespace, say: Callable[[str], None]) -> tuple[Task, PPOModu
     Raises:
         UsageError: if the options do not fit each other, policy and task, as in the recipe.
     """
+    without_cudnn_attention()  # as in the run
     seed = options.seed_everything
     L.seed_everything(seed, verbose=False)
     task, policy, tokenizer = load(options, TASKS)

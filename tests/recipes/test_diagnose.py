@@ -167,24 +167,39 @@ def blamed(scores: list[float]) -> Blame | None:
 
 def test_blame_counts_guilty_tokens_among_the_lowest() -> None:
     found = blamed([0, 0, -9, 0.1, -1, -2, -3, 0.2, -99, -99, -99])  # what follows the chain does not count
-    assert found == Blame(1, tokens=8, guilty=4, hits=1, chance_hits=2.0, worst_lines=1, chance_lines=0.5)
+    assert found == Blame(1, tokens=8, guilty=4, hits=1, chance_hits=2.0, found_lines=1, chance_lines=0.5)
     assert (found + found).token_lift == pytest.approx(0.5)
     assert (found + found).line_lift == pytest.approx(2.0)
     other = blamed([0, 0, 0, 0, -1, -2, -3, 0, 0, 0, 0])
     assert other is not None
-    assert (other.hits, other.worst_lines) == (1, 0)  # of four ties at 0 the first
+    assert (other.hits, other.found_lines) == (1, 0)  # of four ties at 0 the first
+
+
+def test_the_first_line_with_a_fifth_of_the_lowest_score_is_blamed() -> None:
+    def found(first: float, second: float) -> int:
+        blame = blamed([1.0, 1.0, first, 1.0, 1.0, 1.0, second, 1.0, -99, -99, -99])
+        assert blame is not None
+        return blame.found_lines
+
+    assert TOKENS[:4] == ["3", "+1", "=5", "\n"]  # the bad line comes first
+    assert [found(first, -1.0) for first in (-1.0, -0.2, -0.19, 0.5)] == [1, 1, 0, 0]
+    assert [found(0.1, 0.2), found(0.2, 0.1)] == [1, 0]  # where no score is below zero, the lowest
 
 
 def test_the_step_that_is_wrong_is_the_first_bad_line() -> None:
     steps, text = ["3+1=4", "4*2=8", "8-1=7"], "3+1=4\n4*2=9\n9-1=8\n#### 8"
     tokens = ["3+1=4", "\n", "4*2=9", "\n", "9-1=8", "\n", "#### 8"]
     first, second = (
-        of_episode(tokens, scores, text, steps) for scores in ([0, 0, -2, 0, -1, 0, 0], [0, 0, -1, 0, -2, 0, 0])
+        of_episode(tokens, scores, text, steps) for scores in ([0, 0, -2, 0, -1, 0, 0], [0, 0, -0.1, 0, -2, 0, 0])
     )
     assert first is not None
     assert second is not None
-    assert (first.guilty, first.hits, first.worst_lines) == (4, second.hits, 1)
-    assert second.worst_lines == 0  # guilty, too, but it goes on from the 9
+    assert (first.guilty, first.hits, first.found_lines) == (
+        4,
+        second.hits,
+        1,
+    )  # the last line is guilty, too, but it goes on from the 9
+    assert second.found_lines == 0
     assert first.chance_lines == second.chance_lines == pytest.approx(1 / 3)
 
 

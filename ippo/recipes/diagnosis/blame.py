@@ -13,6 +13,10 @@ from ippo.rewards.steps import mark_lines
 KINDS = ("wrong_step", "nonsense")
 """Classes of chains in which a line is there that should not be; of a shortcut no token is to blame."""
 
+BLAME = 0.2
+"""Of the lowest score in the chain: a line is blamed whose lowest token has this much of it. One token of a wrong step
+may be all that is wrong with it, and what goes on from a wrong number is unlikely, too: so no means, and the first."""
+
 
 @dataclass(frozen=True)
 class Blame:
@@ -24,8 +28,8 @@ class Blame:
         guilty: tokens of lines that are no true step.
         hits: guilty tokens among the lowest-scored, of each episode as many as are guilty.
         chance_hits: what a random order would have hit.
-        worst_lines: episodes whose line of the lowest mean score is the step that is wrong: the first guilty line, as
-            those after it may only go on from its number.
+        found_lines: episodes whose first blamed line is the step that is wrong: the first guilty one, as those after it
+            may only go on from its number.
         chance_lines: what a line drawn at random would have hit.
     """
 
@@ -34,7 +38,7 @@ class Blame:
     guilty: int = 0
     hits: int = 0
     chance_hits: float = 0.0
-    worst_lines: int = 0
+    found_lines: int = 0
     chance_lines: float = 0.0
 
     def __add__(self, other: Blame) -> Blame:
@@ -47,8 +51,8 @@ class Blame:
 
     @property
     def line_lift(self) -> float:
-        """How many times as often as chance the lowest-scored line is the step that is wrong."""
-        return self.worst_lines / self.chance_lines if self.chance_lines else float("nan")
+        """How many times as often as chance the first blamed line is the step that is wrong."""
+        return self.found_lines / self.chance_lines if self.chance_lines else float("nan")
 
 
 def of_episode(tokens: Sequence[str], scores: Sequence[float], response: str, steps: Sequence[str]) -> Blame | None:
@@ -63,7 +67,7 @@ def of_episode(tokens: Sequence[str], scores: Sequence[float], response: str, st
         >>> tokens = ["3", "+1", "=5", "\\n", "4", "*2", "=8", "\\n", "#### 8"]
         >>> scores = [0.1, 0.0, -0.5, 0.0, 0.0, 0.0, 0.2, 0.0, 0.0]
         >>> found = of_episode(tokens, scores, "".join(tokens), ["3+1=4", "4*2=8"])
-        >>> found.guilty, found.hits, found.worst_lines, found.chance_lines
+        >>> found.guilty, found.hits, found.found_lines, found.chance_lines
         (4, 3, 1, 0.5)
     """
     starts = list(accumulate(map(len, tokens), initial=0))[:-1]
@@ -80,16 +84,18 @@ def of_episode(tokens: Sequence[str], scores: Sequence[float], response: str, st
     chain = [token for of_line, _ in lines for token in of_line]
     if not guilty or len(guilty) == len(chain):
         return None
-    lowest = sorted(chain, key=scores.__getitem__)[: len(guilty)]
-    worst = min(lines, key=lambda line: sum(scores[token] for token in line[0]) / len(line[0]))
+    order = sorted(chain, key=scores.__getitem__)
+    lowest = scores[order[0]]
+    enough = BLAME * lowest if lowest < 0 else lowest
+    blamed = next(line for line in lines if min(scores[token] for token in line[0]) <= enough)
     first = next(line for line in lines if not line[1])
     return Blame(
         episodes=1,
         tokens=len(chain),
         guilty=len(guilty),
-        hits=len(guilty.intersection(lowest)),
+        hits=len(guilty.intersection(order[: len(guilty)])),
         chance_hits=len(guilty) ** 2 / len(chain),
-        worst_lines=int(worst is first),
+        found_lines=int(blamed is first),
         chance_lines=1 / len(lines),
     )
 

@@ -158,13 +158,14 @@ def _blame(runs: Sequence[Run]) -> list[str]:
             continue
         lifts = [[one.token_lift for one in each if one.episodes], [one.line_lift for one in each if one.episodes]]
         shares = [f"{total.hits / total.guilty:.2f}", f"{total.chance_hits / total.guilty:.2f}"]
-        lines = [f"{total.worst_lines / total.episodes:.2f}", f"{total.chance_lines / total.episodes:.2f}"]
+        lines = [f"{total.found_lines / total.episodes:.2f}", f"{total.chance_lines / total.episodes:.2f}"]
         rows.append([kind, f"{total.episodes:,}", *shares, _with_interval(lifts[0]), *lines, _with_interval(lifts[1])])
     head = ["", "episodes", "tokens found", "by chance", "times chance", "step found", "by chance", "times chance"]
     return [
         "Of rewarded right answers with a wrong or a senseless step. *Tokens found*: of the lowest-scored tokens of "
-        "the chain, as many as its bad lines have, the share that lies in them. *Step found*: how often the line of "
-        "the lowest mean score is the first bad one; those after it may only go on from its number.",
+        "the chain, as many as its bad lines have, the share that lies in them. *Step found*: how often the "
+        f"first line with a token of at least {blame.BLAME:g} of the lowest score is the first bad one; those after "
+        "it may only go on from its number.",
         "",
         *table(head, rows),
     ]

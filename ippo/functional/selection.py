@@ -142,12 +142,12 @@ def keep_max_variance(rewards: Tensor, groups: Tensor, samples: int) -> Tensor:
 
 
 def keep_right_or_positive(scores: Tensor, rewards: Tensor, threshold: float = 0.5) -> Tensor:
-    """Keep every right answer, and of the wrong ones those with a positive score.
+    """Keep every rewarded answer, and of the others those with a positive score.
 
     Args:
         scores: [n], finite; in any unit.
         rewards: [n], in any unit.
-        threshold: an answer is right if its reward is above this, in units of reward.
+        threshold: an answer is rewarded if its reward is above this, in units of reward.
 
     Returns:
         [n] bool, True for the episodes that stay.
@@ -156,7 +156,7 @@ def keep_right_or_positive(scores: Tensor, rewards: Tensor, threshold: float = 0
         ValueError: if shapes disagree or a score is not finite.
 
     Source:
-        No paper: it shows how much of a filter's effect comes from the right answers that it drops.
+        No paper: it shows how much of a filter's effect comes from the rewarded answers that it drops.
 
     Example:
         >>> keep_right_or_positive(torch.tensor([-0.3, 0.2, -0.1, 0.0]), torch.tensor([1.0, 0.0, 0.5, 0.0]))

@@ -135,10 +135,10 @@ class MaxVariance(KeepRule):
 
 
 class RightOrPositive(KeepRule):
-    """Keep every right answer, and wrong ones only with a positive score.
+    """Keep every rewarded answer, and others only with a positive score.
 
     Args:
-        threshold: an answer is right if its reward is above this.
+        threshold: an answer is rewarded if its reward is above this.
 
     Example:
         >>> scores, rewards = torch.tensor([-0.2, 0.1, -0.3]), torch.tensor([1.0, 0.0, 0.0])
@@ -164,7 +164,7 @@ class RandomMatched(KeepRule):
 
     Args:
         rule: the rule whose number is matched; :class:`PositiveScore` by default.
-        within_rewards: match the number within each reward apart, so that the balance of right and wrong explains
+        within_rewards: match the number within each reward apart, so that the balance of the two explains
             nothing either.
 
     Example:
@@ -192,13 +192,13 @@ class RandomMatched(KeepRule):
 
 
 class RightAndRandom(KeepRule):
-    """The control that keeps every right answer, and wrong ones at random up to the number that another rule keeps.
+    """The control that keeps every rewarded answer, and others at random up to the number that another rule keeps.
 
-    Where there are more right answers than that, all of them stay. Draws as :class:`RandomMatched` does.
+    Where there are more rewarded answers than that, all of them stay. Draws as :class:`RandomMatched` does.
 
     Args:
         rule: the rule whose number is matched; :class:`PositiveScore` by default.
-        threshold: an answer is right if its reward is above this.
+        threshold: an answer is rewarded if its reward is above this.
 
     Example:
         >>> scores, rewards = torch.tensor([-0.2, 0.1, 0.3, -0.3]), torch.tensor([1.0, 0.0, 0.0, 0.0])

@@ -18,9 +18,10 @@ import pytest
 from scipy import stats
 from test_math import SMALL
 
+from ippo.errors import UsageError
 from ippo.recipes.compare import main
 from ippo.recipes.comparison import cells
-from ippo.recipes.comparison.arms import find, known
+from ippo.recipes.comparison.arms import Arm, find, known
 from ippo.recipes.comparison.cells import Cell
 from ippo.recipes.comparison.statistics import FIGURES, common_budget, interval, within
 from ippo.recipes.math import main as recipe
@@ -64,6 +65,20 @@ def test_runs_each_cell_once_and_reports_what_differs(
         assert (tmp_path / "report.md").read_text() == report
     assert run(tmp_path, "--ppo.lam", "0.5") == 2  # else runs with other options would pass for these
     assert "name another --out" in capsys.readouterr().err
+
+
+def test_a_cell_is_its_options_and_not_the_comments_of_the_arms_file(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("# one name\nfilter: none\n")
+    cell = Cell(Arm("mine", mine), 0, tmp_path / "out")
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "cell.json").write_text(json.dumps(cell._identity))
+    (cell.folder / "summary.json").write_text('{"interrupted": false}')
+    mine.write_text("# another name\nfilter: none\n")
+    assert cell.finished() is not None
+    mine.write_text("# another name\nfilter: uniform\n")
+    with pytest.raises(UsageError, match=r"the arm's file has changed"):
+        cell.finished()
 
 
 def test_tunes_every_arm_over_the_same_rates_on_seeds_of_its_own(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ippo.errors import UsageError
 from ippo.files import whole
 from ippo.recipes.comparison.arms import Arm
@@ -65,7 +67,7 @@ class Cell:
             UsageError: if the directory holds a run with other options.
         """
         said = self.folder / "cell.json"
-        if said.exists() and json.loads(said.read_text()) != self._identity:
+        if said.exists() and not self._is(json.loads(said.read_text())):
             remedy = "it was run with other options, or the arm's file has changed: name another --out"
             raise UsageError("out", str(self.folder), remedy)
         summary = self.folder / "summary.json"
@@ -92,6 +94,11 @@ class Cell:
         if summary is None:
             raise CellError(f"{self.name} was interrupted: the same command goes on with it")
         return summary
+
+    def _is(self, said: dict[str, Any]) -> bool:
+        """Whether that was this cell; comments of an arm's file do not count."""
+        arm = yaml.safe_load(self._identity["arm"])
+        return yaml.safe_load(said["arm"]) == arm and said["arguments"] == self._identity["arguments"]
 
     @property
     def _identity(self) -> dict[str, Any]:

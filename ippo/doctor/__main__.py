@@ -15,6 +15,7 @@ from ippo.doctor.options import DoctorOptions
 from ippo.doctor.patient import let_write
 from ippo.doctor.table import print_table, verdict
 from ippo.errors import UsageError
+from ippo.recipes.filters import build_filter
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import preset_files
 from ippo.recipes.screen import quiet
@@ -32,13 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _, options = parse(parser, arguments)
         quiet()
         task, module, needed = admit(options, console.print)
+        influence_filter = build_filter(options.filter)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     count = 0
     try:
         prompts, seed = options.data.prompts_per_iteration, options.seed_everything
-        patient = let_write(task, module, prompts, options.doctor.episodes, seed)
+        parameters = influence_filter.scorer.parameters if influence_filter is not None else None
+        patient = let_write(task, module, prompts, options.doctor.episodes, seed, parameters)
         count = len(patient.episodes)
         findings = examine(patient, options.doctor.compared, options.trainer.max_epochs or 1, needed)
     except Exception as error:  # what breaks here would break the run

@@ -16,7 +16,6 @@ from ippo.doctor import scores as agreement
 from ippo.doctor.finding import Finding, grade, report
 from ippo.doctor.patient import Patient
 from ippo.episodes import Episodes
-from ippo.influence import ExactScorer, Scorer
 from ippo.influence.exact import Backend
 from ippo.influence.watch import UncoveredLayerError
 from ippo.models import response_logits, response_logprobs
@@ -140,12 +139,12 @@ def check_logprobs(patient: Patient) -> Finding:
 
 def check_backends(patient: Patient) -> Finding:
     """Score the same episodes by all exact backends."""
-    found = {"loop": patient.score(patient.episodes, ExactScorer("loop"))}
+    found = {"loop": patient.score(patient.episodes, patient.scorer("loop"))}
     refused: dict[str, str] = {}
     names: tuple[Backend, ...] = ("ghost", "jvp")
     for name in names:
         try:
-            found[name] = patient.score(patient.episodes, ExactScorer(name))
+            found[name] = patient.score(patient.episodes, patient.scorer(name))
         except UncoveredLayerError as refusal:
             refused[name] = f"{refusal.layer!r}, because {refusal.reason}"
         except NotImplementedError as refusal:
@@ -155,7 +154,7 @@ def check_backends(patient: Patient) -> Finding:
 
 def check_composition(patient: Patient) -> Finding:
     """Score episodes alone and together."""
-    scorer: Scorer = ExactScorer()
+    scorer = patient.scorer()
     alone = patient.score(patient.episodes, scorer, batch_size=1)
     together = patient.score(patient.episodes, scorer, batch_size=len(patient.episodes))
     return agreement.composition(alone, together, patient.half)

@@ -38,6 +38,17 @@ def grade(value: float, warning: float, wrong: float) -> State:
     return "warning" if value <= wrong else "wrong"
 
 
+def worst(*states: State) -> State:
+    """The gravest of several.
+
+    Example:
+        >>> worst("ok", "warning")
+        'warning'
+    """
+    gravest: tuple[State, ...] = ("wrong", "warning", "ok")
+    return next(state for state in gravest if state in states)
+
+
 def report(check: str, state: State, finding: str, remedy: str) -> Finding:
     """A finding whose remedy is told only where something is to be mended."""
     return Finding(check, state, finding, remedy if state != "ok" else "")

@@ -13,6 +13,8 @@ from ippo.data.demonstrations import encode_demonstrations
 from ippo.data.prompts import PromptDataModule, PromptOptions
 from ippo.episodes import Episodes
 from ippo.influence import ExactScorer, Scorer, ValidationDirection
+from ippo.influence.exact import Backend
+from ippo.influence.parameters import Subset
 from ippo.module import PPOModule
 from ippo.sequences import Sequences
 from ippo.sft import demonstration_loss
@@ -29,6 +31,7 @@ class Patient:
         episodes: sampled by the policy on prompts of the task, rewarded and with their advantages.
         seconds: that their rollout took.
         prompts_per_iteration: of the run that is planned.
+        parameters: by which the run's filter scores; None for all.
     """
 
     task: Task
@@ -37,11 +40,16 @@ class Patient:
     episodes: Episodes
     seconds: float
     prompts_per_iteration: int
+    parameters: Subset = None
 
     @property
     def half(self) -> bool:
         """Whether the policy has less than float32 precision."""
         return self.module.model.policy.dtype in (torch.bfloat16, torch.float16)
+
+    def scorer(self, backend: Backend = "auto") -> ExactScorer:
+        """Exact scores by the parameters that the run's filter scores by."""
+        return ExactScorer(backend, parameters=self.parameters)
 
     def score(
         self,
@@ -55,7 +63,7 @@ class Patient:
 
         Args:
             episodes: what is scored.
-            scorer: how; exactly by default.
+            scorer: how; exactly, by the filter's parameters, by default.
             gold: what the direction is made of; the whole gold set by default.
             policy: whose gradients; the patient's by default.
             batch_size: episodes at a time.
@@ -64,10 +72,12 @@ class Patient:
         gold, policy = self.gold if gold is None else gold, self.module.model.policy if policy is None else policy
         direction = ValidationDirection(gold.chunks(size), demonstration_loss)
         chunks = episodes.chunks(batch_size or size)
-        return (scorer or ExactScorer()).score(policy, self.module.policy_losses, chunks, direction).cpu()
+        return (scorer or self.scorer()).score(policy, self.module.policy_losses, chunks, direction).cpu()
 
 
-def let_write(task: Task, module: PPOModule, prompts_per_iteration: int, episodes: int, seed: int) -> Patient:
+def let_write(
+    task: Task, module: PPOModule, prompts_per_iteration: int, episodes: int, seed: int, parameters: Subset = None
+) -> Patient:
     """Have the policy answer prompts of the run's first iteration.
 
     Args:
@@ -75,6 +85,7 @@ def let_write(task: Task, module: PPOModule, prompts_per_iteration: int, episode
         prompts_per_iteration: of the run that is planned.
         episodes: responses, rounded up to whole prompts.
         seed: of the run.
+        parameters: by which its filter scores; None for all.
     """
     context = module.model.policy.config.max_position_embeddings
     gold = encode_demonstrations(module.tokenizer, task.gold, context, "gold").to(module.device)
@@ -82,4 +93,4 @@ def let_write(task: Task, module: PPOModule, prompts_per_iteration: int, episode
     data = PromptDataModule(task, PromptOptions(prompts_per_iteration=prompts), seed)
     start = time.perf_counter()
     written = module.roll_out(next(iter(data.train_dataloader())))
-    return Patient(task, module, gold, written, time.perf_counter() - start, prompts_per_iteration)
+    return Patient(task, module, gold, written, time.perf_counter() - start, prompts_per_iteration, parameters)

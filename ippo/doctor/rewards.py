@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ippo.doctor.finding import Finding, grade, report
+from ippo.doctor.finding import Finding, grade, report, worst
 
 
 def gold_answers(correct: Sequence[bool], chains: Sequence[str]) -> Finding:
-    """Gold solutions are right by the task's own check: scores are only as good as what they point to.
+    """Gold solutions are right by the task's own check, steps included: scores are only as good as what they point to.
+
+    With a wrong step in 30 % of them a filter brings nothing (docs/results/conditions.md).
 
     Args:
         correct: whether each gold solution's answer is right.
@@ -18,8 +20,9 @@ def gold_answers(correct: Sequence[bool], chains: Sequence[str]) -> Finding:
     """
     wrong = sum(not right for right in correct) / len(correct)
     faithful = sum(chain == "faithful" for chain in chains) / len(chains)
+    spoiled = sum(chain not in ("faithful", "unverifiable") for chain in chains) / len(chains)
     found = f"{1 - wrong:.1%} of {len(correct)} gold solutions are right, {faithful:.1%} faithful"
-    state = grade(wrong, warning=0.0, wrong=0.05)
+    state = worst(grade(wrong, warning=0.0, wrong=0.05), grade(spoiled, warning=0.05, wrong=0.2))
     return report("gold answers", state, found, "mend or remove the gold solutions that the task's check refuses")
 
 

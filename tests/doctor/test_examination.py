@@ -15,7 +15,7 @@ from ippo.doctor import examination
 from ippo.doctor.finding import Finding
 from ippo.doctor.patient import Patient
 from ippo.generation import HFGenerate, Sampling
-from ippo.influence import ExactScorer
+from ippo.influence import ExactScorer, ValidationDirection
 from ippo.sequences import Sequences
 from ippo.sft import demonstration_loss
 from tests.parts import MakeModule
@@ -99,6 +99,16 @@ def test_scores_point_along_the_gradient_of_the_gold_set(patient: Patient) -> No
     policy.zero_grad()
     expected = ExactScorer("loop").score(policy, patient.module.policy_losses, [patient.episodes], along)
     torch.testing.assert_close(patient.score(patient.episodes), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_scores_are_by_the_parameters_of_the_runs_filter(patient: Patient) -> None:
+    policy, losses = patient.module.model.policy, patient.module.policy_losses
+    direction = ValidationDirection([patient.gold], demonstration_loss)
+    expected = ExactScorer("loop", parameters=1).score(policy, losses, [patient.episodes], direction)
+    of_block = dataclasses.replace(patient, parameters=1)
+    torch.testing.assert_close(of_block.score(patient.episodes), expected, rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(patient.score(patient.episodes), expected, rtol=1e-1)
+    assert examination.check_backends(of_block).state == "ok"
 
 
 def test_halving_by_parts_is_halving(patient: Patient) -> None:

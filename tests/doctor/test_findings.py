@@ -59,6 +59,13 @@ class TestRewards:
         assert rewards.gold_answers([True] * 99 + [False], ["faithful"] * 99 + ["wrong"]).state == "warning"
         assert rewards.gold_answers([True, False], ["faithful", "wrong"]).state == "wrong"
 
+    @pytest.mark.parametrize(
+        ("spoiled", "state"), [(0, "ok"), (5, "ok"), (6, "warning"), (20, "warning"), (21, "wrong")]
+    )
+    def test_gold_answers_by_wrong_steps(self, spoiled: int, state: str) -> None:
+        chains = ["wrong_step"] * spoiled + ["faithful"] * (60 - spoiled) + ["unverifiable"] * 40
+        assert rewards.gold_answers([True] * 100, chains).state == state
+
     @pytest.mark.parametrize(("paid", "state"), [(10, "ok"), (9, "ok"), (8, "warning"), (4, "wrong")])
     def test_gold_rewards(self, paid: int, state: str) -> None:
         assert rewards.gold_rewards([1.0] * paid + [0.0] * (10 - paid)).state == state

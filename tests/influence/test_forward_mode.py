@@ -52,7 +52,9 @@ def test_attention_and_its_tangent_are_torchs(options: dict[str, Any], heads: in
 
 
 @pytest.mark.parametrize("func", [torch.add, torch.sub, torch.mul, torch.div], ids=lambda func: func.__name__)
-@pytest.mark.parametrize("other", [torch.tensor([[0.5], [-2.0]]), torch.rand(3, 2, 4) + 1, 0.3], ids=str)
+@pytest.mark.parametrize(
+    "other", [torch.tensor([[0.5], [-2.0]]), torch.rand(3, 2, 4) + 1, 0.3], ids=["column", "whole", "number"]
+)
 @pytest.mark.parametrize("order", ["constant last", "constant first", "both dual"])
 def test_what_a_constant_is_joined_with_keeps_torchs_tangent(func: Any, other: Any, order: str) -> None:
     if order != "constant last":

@@ -352,7 +352,9 @@ class TestOnePass:
         assert (none.weights == 1).all()
 
     @pytest.mark.parametrize("what", ["token_scores", "drop_tokens"])
-    @pytest.mark.parametrize("options", [{"one_pass": False}, {"scorer": ExactScorer("ghost")}], ids=str)
+    @pytest.mark.parametrize(
+        "options", [{"one_pass": False}, {"scorer": ExactScorer("ghost")}], ids=["two passes", "ghost"]
+    )
     def test_tokens_are_refused_where_there_are_none(self, fit: Any, what: str, options: dict[str, Any]) -> None:
         with pytest.raises(UsageError, match=f"{what} = True: it needs one_pass"):
             fit(keep_all(**{what: True}, **options))

@@ -311,13 +311,15 @@ class InfluenceFilterCallback(L.Callback):
         self._judged = True
         if self._audit is not None:
             self._audit.add(trainer.current_epoch, self.batches - 1, batch, verdict.part(own))
+        if self.dry_run:
+            return
         reason = self.survival.take_in(verdict.survival)
         if verdict.survival == 0.0 and self.on_empty == "stop":
             reason = f"no {'row' if self.unit == 'batch' else 'episode'} survived"
         self._stop(trainer, reason)
 
     def _stop(self, trainer: L.Trainer, reason: str | None) -> None:
-        if reason is not None and not self.dry_run:
+        if reason is not None:
             self.stopping_reason_message = reason
             trainer.should_stop = True
             rank_zero_info(f"{self.name}: training stops, {reason}.")

@@ -272,6 +272,14 @@ class TestStopInTime:
         assert len(recorder.episodes) == 1
         assert resumed.stopping_reason_message is not None
 
+    def test_a_dry_run_leaves_nothing_to_stop_by(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        callback = InfluenceFilterCallback(min_survival=1.0, dry_run=True)
+        make_trainer(callback, max_epochs=3).fit(make_module(), data)
+        assert callback.batches == 3
+        assert callback.survival.below == 0  # a run that goes on in earnest starts to count then
+
     def test_state_dict_round_trip(self) -> None:
         callback, other = InfluenceFilterCallback(), InfluenceFilterCallback()
         callback.survival.below, callback.batches = 3, 7

@@ -31,7 +31,7 @@ class Episodes(Sequences):
         prompts, responses: the texts, without special tokens.
         rewards: [n] what the reward function gave, before any KL penalty.
         groups: [n] integers, equal for the samples of one prompt.
-        finished: [n] bool, whether the response closed with an end-of-sequence token.
+        finished: [n] bool, whether the response ended by itself.
         old_logprobs, reference_logprobs: [n, t] log-probabilities under the policy that sampled, and before PPO.
         values: [n, t] the critic's values at that time.
         advantages, returns: [n, t], see :func:`ippo.advantages.with_advantages`.
@@ -45,7 +45,7 @@ class Episodes(Sequences):
     responses: list[str] = per("episode")
     rewards: Tensor = per("episode")
     groups: Tensor = per("episode")
-    finished: Tensor = per("episode")
+    finished: Tensor = per("episode", kw_only=True)
     old_logprobs: Tensor = per("token")
     reference_logprobs: Tensor = per("token")
     values: Tensor = per("token")

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from ippo.errors import require
+from ippo.models.end_tokens import end_tokens
 from ippo.modes import evaluation_mode
 from ippo.sequences import Sequences, pad_left, within_budget
 
@@ -24,7 +25,7 @@ class Sampling:
     Args:
         temperature: divides the logits; log-probabilities are taken at the same temperature. At 0, for evaluation only,
             each token is the most likely one.
-        max_new_tokens: a response without an end-of-sequence token stops here and counts as unfinished.
+        max_new_tokens: a response without an end token stops here and counts as unfinished.
         top_p: nucleus sampling. Only for evaluation: it changes the distribution that PPO's ratios are about.
         batch_tokens: tokens, of prompts and responses at their longest, generated at a time; bounds the memory of the
             key-value cache. Prompts of similar length go together then. None: prompts as they come.
@@ -47,7 +48,11 @@ class RolloutEngine(Protocol):
     """Anything that samples: Hugging Face here, a server elsewhere."""
 
     def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Sequences:
-        """One response a prompt, in order, on the policy's device."""
+        """One response a prompt, in order, on the policy's device.
+
+        ``finished`` says which responses ended by themselves. An engine that leaves the end token in may keep silent:
+        the last token tells then. One that strips it must say so, or is refused.
+        """
 
 
 class HFGenerate:
@@ -76,6 +81,7 @@ class HFGenerate:
 
     @torch.no_grad()
     def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Sequences:
+        self._ends = end_tokens(policy, self.tokenizer)
         prompt_ids, prompt_mask = pad_left(self.tokenizer(list(prompts))["input_ids"], self.tokenizer.pad_token_id)
         prompt_ids, prompt_mask = prompt_ids.to(policy.device), prompt_mask.to(policy.device)
         width = sampling.max_new_tokens
@@ -88,7 +94,8 @@ class HFGenerate:
             for rows, columns in batches:
                 sampled = self._sample(policy, prompt_ids[rows, columns], prompt_mask[rows, columns], bar)
                 response_ids[rows, : sampled.shape[1]] = sampled
-        return Sequences(prompt_ids, prompt_mask, response_ids, self._until_eos(response_ids)).trim()
+        finished, mask = self._ends.among(response_ids).any(1), self._until_eos(response_ids)
+        return Sequences(prompt_ids, prompt_mask, response_ids, mask, finished=finished).trim()
 
     def _batches(self, prompt_mask: Tensor, sampling: Sampling) -> list[tuple[Tensor, slice]]:
         """The rows of each batch, and the columns that hold their prompts."""
@@ -105,7 +112,7 @@ class HFGenerate:
             do_sample=sampling.temperature > 0,
             **(drawn if sampling.temperature > 0 else {}),
             max_new_tokens=sampling.max_new_tokens,
-            eos_token_id=self.tokenizer.eos_token_id,
+            eos_token_id=list(self._ends.ids),
             pad_token_id=self.tokenizer.pad_token_id,
             remove_invalid_values=True,  # NaN logits must not crash the draw; their episodes are dropped by name later
         )
@@ -117,9 +124,8 @@ class HFGenerate:
         return sampled[:, ids.shape[1] :]
 
     def _until_eos(self, ids: Tensor) -> Tensor:
-        """[n, t] bool: up to and including the first eos. By position, because pad may equal eos."""
-        eos = (ids == self.tokenizer.eos_token_id).int()
-        return (eos.cumsum(1) - eos) == 0
+        """[n, t] bool: up to and including the first token that ends a response of the policy that sampled last."""
+        return self._ends.until_first(ids)
 
 
 @contextmanager

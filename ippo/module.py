@@ -32,6 +32,7 @@ from ippo.lockstep import backwards, in_step, local
 from ippo.look_back import LookBack, look_back
 from ippo.models import ActorCritic
 from ippo.models.attention import without_cudnn_attention
+from ippo.models.end_tokens import end_tokens
 from ippo.objective import PolicyObjective
 from ippo.options import EvaluationOptions, PPOOptions
 from ippo.ranks import part_seeds, rank, total, total_of, totals, world_size
@@ -84,6 +85,7 @@ class PPOModule(L.LightningModule):
         self.objective = PolicyObjective(ppo, sampling.temperature)
         self.engine = engine if engine is not None else HFGenerate(tokenizer)
         self.validation, self.test = (Evaluation(evaluation.samples, equal) for _ in ("validation", "test"))
+        self.ends = end_tokens(model.policy, tokenizer)
         self.stopping_reason_message: str | None = None
 
     # ---------------------------------------------------------------- one iteration, from top to bottom
@@ -113,8 +115,7 @@ class PPOModule(L.LightningModule):
         """
         columns = _repeat(batch, self.ppo.samples_per_prompt)
         sequences = self.engine.generate(self.model.policy, columns["prompt"], self.sampling)
-        last = sequences.response_ids.gather(1, sequences.lengths.unsqueeze(1) - 1).squeeze(1)
-        finished = last == self.tokenizer.eos_token_id
+        finished = self.ends.finished(sequences, self.sampling.max_new_tokens)
         texts = decode(self.tokenizer, sequences)
         given = self.reward(**_arguments(columns, texts))
         require(len(given) == len(texts), "reward", f"{len(given)} rewards", f"return one for each of {len(texts)}")
@@ -124,13 +125,12 @@ class PPOModule(L.LightningModule):
             look = emit(self.trainer, self, "on_look_back", look)
         old_logprobs, reference_logprobs, values = look_back(self.model, look, self.ppo, self.sampling.temperature)
         episodes = Episodes(
-            **vars(sequences),
+            **{**vars(sequences), "finished": finished},
             prompts=columns["prompt"],
             responses=texts,
             rewards=rewards * finished,
             groups=rank() * len(batch["prompt"])
             + torch.arange(len(texts), device=self.device) // self.ppo.samples_per_prompt,
-            finished=finished,
             old_logprobs=old_logprobs,
             reference_logprobs=reference_logprobs,
             values=values,

@@ -30,12 +30,14 @@ class Sequences:
         prompt_mask: [n, s] bool, True on prompt tokens.
         response_ids: [n, t] token ids, the end-of-sequence token included.
         response_mask: [n, t] bool, True on response tokens.
+        finished: [n] bool, whether the response ended by itself; None where nobody has said so.
     """
 
     prompt_ids: Tensor = per("prompt")
     prompt_mask: Tensor = per("prompt")
     response_ids: Tensor = per("token")
     response_mask: Tensor = per("token")
+    finished: Tensor | None = per("episode", default=None, kw_only=True)
 
     def __len__(self) -> int:
         return self.prompt_ids.shape[0]

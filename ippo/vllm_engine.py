@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ippo.errors import UsageError
 from ippo.generation import Sampling
+from ippo.models.end_tokens import EndTokens, end_tokens
 from ippo.sequences import Sequences, pad_left
 
 
@@ -44,6 +45,7 @@ class VLLMGenerate:
     def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Sequences:
         """See :meth:`ippo.generation.RolloutEngine.generate`."""
         self._hand_over(policy)
+        ends = end_tokens(policy, self.tokenizer)
         ids = self.tokenizer(list(prompts))["input_ids"]
         requests = [
             self._request(
@@ -53,18 +55,20 @@ class VLLMGenerate:
                 max_tokens=sampling.max_new_tokens,
                 seed=seed,
                 detokenize=False,
-                stop_token_ids=[self.tokenizer.eos_token_id],
-                ignore_eos=True,  # of the model's own generation settings: another end than the tokenizer's
+                stop_token_ids=list(ends.ids),
+                ignore_eos=True,  # of the engine's own model directory, which may declare others
             )
             for seed in torch.randint(2**31, (len(ids),)).tolist()
         ]
         answers = self.llm.generate([{"prompt_token_ids": row} for row in ids], requests, use_tqdm=False)
-        responses = [torch.tensor(self._closed(answer.outputs[0])) for answer in answers]
+        outputs = [answer.outputs[0] for answer in answers]
+        responses = [torch.tensor(_closed(output, ends)) for output in outputs]
+        finished = torch.tensor([output.finish_reason == "stop" for output in outputs])
         lengths = torch.tensor([len(response) for response in responses])
         prompt_ids, prompt_mask = pad_left(ids, self.tokenizer.pad_token_id)
         response_ids = pad_sequence(responses, batch_first=True, padding_value=float(self.tokenizer.pad_token_id))
         mask = torch.arange(response_ids.shape[1]) < lengths.unsqueeze(1)
-        return Sequences(prompt_ids, prompt_mask, response_ids, mask).to(policy.device)
+        return Sequences(prompt_ids, prompt_mask, response_ids, mask, finished=finished).to(policy.device)
 
     def _hand_over(self, policy: Any) -> None:
         """Put the policy's weights in the place of the engine's, and forget what was computed with the old ones."""
@@ -72,7 +76,10 @@ class VLLMGenerate:
         worker.model_runner.model.load_weights(policy.state_dict().items())
         self.llm.reset_prefix_cache()
 
-    def _closed(self, output: Any) -> list[int]:
-        """Token ids of a response, its end-of-sequence token included where it has ended by itself."""
-        ids, eos = list(output.token_ids), self.tokenizer.eos_token_id
-        return [*ids, eos] if output.finish_reason == "stop" and ids[-1:] != [eos] else ids
+
+def _closed(output: Any, ends: EndTokens) -> list[int]:
+    """Token ids of a response, its end token included where it has ended by itself."""
+    ids = list(output.token_ids)
+    stripped = output.finish_reason == "stop" and not (ids and ids[-1] in ends.ids)
+    end = output.stop_reason if isinstance(output.stop_reason, int) else ends.closing
+    return [*ids, end] if stripped else ids

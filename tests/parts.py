@@ -99,6 +99,12 @@ def push_eos(policy: LlamaForCausalLM, push: float = 1e4) -> LlamaForCausalLM:
     return policy
 
 
+def always(policy: LlamaForCausalLM, token: int) -> LlamaForCausalLM:
+    """The policy, with ``token`` the only one that it ever samples."""
+    policy.lm_head.register_forward_hook(lambda module, inputs, logits: logits.index_fill(-1, torch.tensor(token), 1e5))
+    return policy
+
+
 def is_odd(prompts: Sequence[str], completions: Sequence[str], **_: object) -> list[float]:
     """A reward that an untrained policy earns every other time: 1 for a response of an odd number of characters."""
     return [float(len(text) % 2) for text in completions]

@@ -15,6 +15,7 @@ def ragged() -> Sequences:
         prompt_mask=torch.tensor([[0, 0, 0, 1], [0, 1, 1, 1], [0, 0, 1, 1]]).bool(),
         response_ids=torch.tensor([[15, 16, 0, 0], [25, 0, 0, 0], [35, 36, 37, 0]]),
         response_mask=torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]]).bool(),
+        finished=torch.tensor([True, True, False]),
     )
 
 
@@ -52,6 +53,14 @@ def test_rows(ragged: Sequences, index: Tensor, expected: list[int]) -> None:
     assert picked.response_ids[:, 0].tolist() == expected
     assert len(picked) == len(expected)
     assert picked.prompt_mask.shape == (len(expected), 4)
+    assert picked.finished is not None
+    assert picked.finished.tolist() == [first != 35 for first in expected]
+
+
+def test_an_engine_may_leave_open_which_have_finished(ragged: Sequences) -> None:
+    silent = Sequences(ragged.prompt_ids, ragged.prompt_mask, ragged.response_ids, ragged.response_mask)
+    assert silent.finished is None
+    assert silent.rows(torch.tensor([2])).trim().to("cpu").finished is None
 
 
 def test_trim_cuts_columns_that_are_padding_everywhere(ragged: Sequences) -> None:
@@ -60,6 +69,7 @@ def test_trim_cuts_columns_that_are_padding_everywhere(ragged: Sequences) -> Non
         "prompt_mask": [[False, False, True], [True, True, True], [False, True, True]],
         "response_ids": [[15, 16, 0], [25, 0, 0], [35, 36, 37]],
         "response_mask": [[True, True, False], [True, False, False], [True, True, True]],
+        "finished": [True, True, False],
     }
     assert tensors(ragged.trim().trim()) == tensors(ragged.trim())
 

@@ -36,8 +36,8 @@ class StandIn:
         return [self._answer(*pair) for pair in zip(prompts, requests, strict=True)]
 
     def _answer(self, prompt: Mapping[str, Any], request: Any) -> Any:
-        eos, ids = self.model.config.eos_token_id, torch.tensor([prompt["prompt_token_ids"]])
-        assert (request.stop_token_ids, request.ignore_eos) == ([eos], True)  # no other end than the tokenizer's
+        ends, ids = request.stop_token_ids, torch.tensor([prompt["prompt_token_ids"]])
+        assert request.ignore_eos  # no other ends than those that it is told
         with torch.random.fork_rng():
             torch.manual_seed(request.seed)
             drawn = self.model.generate(
@@ -47,13 +47,15 @@ class StandIn:
                 top_p=request.top_p,
                 top_k=0,
                 max_new_tokens=request.max_tokens,
-                eos_token_id=eos,
+                eos_token_id=ends,
                 pad_token_id=self.model.config.pad_token_id,
             )[0, ids.shape[1] :].tolist()
-        ended = drawn[-1] == eos
+        ended = drawn[-1] in ends
         # Older releases leave the token out that ended a response.
         output = SimpleNamespace(
-            token_ids=tuple(drawn[:-1] if ended else drawn), finish_reason="stop" if ended else "length"
+            token_ids=tuple(drawn[:-1] if ended else drawn),
+            finish_reason="stop" if ended else "length",
+            stop_reason=drawn[-1] if ended else None,
         )
         return SimpleNamespace(outputs=[output])
 
@@ -78,6 +80,8 @@ def test_responses_are_padded_masked_and_closed(
     last = found.response_ids.gather(1, found.lengths.unsqueeze(1) - 1).squeeze(1)
     assert ((last == tokenizer.eos_token_id) | (found.lengths == 12)).all()
     assert (last == tokenizer.eos_token_id).any()
+    assert found.finished is not None
+    assert torch.equal(found.finished, last == tokenizer.eos_token_id)
     assert found.prompt_mask[:, -1].all()
     assert not found.prompt_mask[1, 0]
     assert (found.response_ids[~found.response_mask] == tokenizer.pad_token_id).all()
@@ -105,6 +109,19 @@ def test_a_response_that_ends_at_once_is_one_token(make_engine: Any, policy: Lla
     push_eos(engine.llm.model)
     found = engine.generate(policy, ["2?\n"] * 3, Sampling(max_new_tokens=8))
     assert found.response_ids.tolist() == [[policy.config.eos_token_id]] * 3
+
+
+def test_every_end_that_the_policy_declares_ends_a_response(make_engine: Any, policy: LlamaForCausalLM) -> None:
+    engine, other = make_engine(), 7
+    assert policy.generation_config is not None
+    policy.generation_config.eos_token_id = [policy.config.eos_token_id, other]
+    engine.llm.model.lm_head.register_forward_hook(
+        lambda module, inputs, logits: logits.index_fill(-1, torch.tensor(other), 1e5)
+    )
+    found = engine.generate(policy, ["2?\n"] * 3, Sampling(max_new_tokens=8))
+    assert found.response_ids.tolist() == [[other]] * 3
+    assert found.finished is not None
+    assert found.finished.all()
 
 
 def test_ppo_trains_on_what_it_samples(

@@ -226,17 +226,19 @@ class PPOModule(L.LightningModule):
     # ---------------------------------------------------------------- validation and test
 
     def validation_step(self, batch: Columns, batch_idx: int) -> None:
-        self._judge("val", self.validation, batch)
+        self._judge("val", self.validation, batch, batch_idx)
 
     def test_step(self, batch: Columns, batch_idx: int) -> None:
-        self._judge("test", self.test, batch)
+        self._judge("test", self.test, batch, batch_idx)
 
     @torch.no_grad()
-    def _judge(self, stage: str, judge: Evaluation, batch: Columns) -> None:
+    def _judge(self, stage: str, judge: Evaluation, batch: Columns, batch_idx: int) -> None:
         """Draw k answers a prompt, decode one greedily, and hold them against the truth."""
         columns = _repeat(batch, self.evaluation.samples)
         sampling = replace(self.sampling, temperature=self.evaluation.temperature, top_p=self.evaluation.top_p)
         with isolate_rng():  # how often a run is judged must not change what it learns
+            if batch_idx:  # each batch starts from the same state, and must not draw the same numbers
+                torch.manual_seed(int(torch.randint(2**31, ())) + batch_idx)
             sequences = self.engine.generate(self.model.policy, columns["prompt"], sampling)
             greedy = self.engine.generate(self.model.policy, batch["prompt"], replace(sampling, temperature=0.0))
         texts = decode(self.tokenizer, sequences)

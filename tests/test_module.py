@@ -580,6 +580,23 @@ class TestEvaluation:
             ends.append(state(module.model))
         assert not changed(*ends)
 
+    def test_each_batch_draws_numbers_of_its_own_and_a_second_evaluation_the_same(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, task: Task
+    ) -> None:
+        answers: list[list[str]] = []
+
+        class Look(L.Callback):
+            def on_answers(self, trainer: L.Trainer, pl_module: L.LightningModule, columns: Any) -> None:
+                answers.append(columns["response"])
+
+        same = dataclasses.replace(task, test=task.test[:1] * 4)  # two batches of one and the same problem
+        data, module = PromptDataModule(same, PromptOptions(evaluation_batch_size=2)), make_module()
+        for _ in range(2):
+            make_trainer(Look()).test(module, data, verbose=False)
+        first, second, *again = answers
+        assert first != second
+        assert [first, second] == again
+
     def test_draws_with_its_own_options(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:

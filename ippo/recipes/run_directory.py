@@ -29,18 +29,19 @@ class RunDirectory:
 
     def __init__(self, root: str | Path | None, recipe: str, resume: bool = False) -> None:
         require(root is not None or not resume, "resume", True, "say which run: --trainer.default_root_dir DIRECTORY")
-        fresh = Path("runs") / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
         first = os.environ.get(_OF_FIRST_RANK) if "LOCAL_RANK" in os.environ else None  # all ranks share one directory
-        self.path = Path(root or first or fresh)
-        os.environ[_OF_FIRST_RANK] = str(self.path)
+        self.path = Path(root or first or "runs")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if not root and not first:
+                self.path = _fresh(self.path / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}")
             (self.path / ".writable").touch()
             (self.path / ".writable").unlink()
         except OSError as error:
             raise UsageError(
                 "trainer.default_root_dir", str(self.path), f"it cannot be written ({error.strerror})"
             ) from error
+        os.environ[_OF_FIRST_RANK] = str(self.path)
         taken = any(self.checkpoints.glob("*.ckpt")) or self.summary.exists()
         another = "it holds another run: add --resume to go on with it, or name another directory"
         require(resume or not taken, "trainer.default_root_dir", str(self.path), another)
@@ -75,3 +76,16 @@ class RunDirectory:
         """Write ``summary.json``, whole or not at all."""
         with whole(self.summary) as unfinished:
             unfinished.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def _fresh(path: Path) -> Path:
+    """A directory that was not there before, also where another run starts in the same second."""
+    turn, numbered = 1, path
+    while True:
+        try:
+            numbered.mkdir()
+        except FileExistsError:
+            turn += 1
+            numbered = path.with_name(f"{path.name}-{turn}")
+        else:
+            return numbered

@@ -24,6 +24,15 @@ def test_names_one_after_the_recipe_and_the_time(tmp_path: Path, monkeypatch: py
     assert run.path.name.startswith("math-20")
 
 
+def test_runs_that_start_in_one_second_do_not_share_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda _: "now")
+    names = [RunDirectory(None, "math").path.name for _ in range(3)]
+    assert names == ["math-now", "math-now-2", "math-now-3"]
+
+
 def test_finds_the_newest_checkpoint_by_time(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path, "math")
     assert run.newest_checkpoint() is None

@@ -38,10 +38,10 @@ import digits  # noqa: E402
 import poisoned_sft  # noqa: E402
 
 from ippo.callbacks import InfluenceFilterCallback  # noqa: E402
+from ippo.experiments.comparison.statistics import interval, signed  # noqa: E402
 from ippo.influence import ExactScorer, PositiveScore, RandomMatched, ValidationDirection  # noqa: E402
 from ippo.influence.backends import ghost_scores_and_norms  # noqa: E402
 from ippo.influence.parameters import scored  # noqa: E402
-from ippo.recipes.comparison.statistics import interval, signed  # noqa: E402
 
 ARMS = ("none", "filter", "random")
 

@@ -30,11 +30,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ippo import PPOModule, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback
 from ippo.data import EmbeddedOptions, Task, columns, embedded_task
-from ippo.generation import Sampling
 from ippo.influence import ExactScorer
 from ippo.models import SeparateModels, tiny_llama, train_tokenizer
-from ippo.options import EvaluationOptions, PPOOptions
+from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.recipes.screen import quiet
+from ippo.rollout.engines.hf import Sampling
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT, RESPONSE, VOCABULARY, EPISODES = 10, 34, 384, 256
@@ -182,7 +182,7 @@ def with_filter(rounds: int, iterations: int) -> dict[str, float]:
 
 def scoring(rounds: int) -> dict[str, float]:
     """Scores of 256 episodes of the embedded task; their forward and backward; and their log-probabilities, plain and
-    with their slopes."""
+    with their jvps."""
     module, task = embedded_module(inner_epochs=1)
     batches = module.roll_out(columns(task.train[:64])).chunks(64)
     policy, objective = module.scored_module, module.objective
@@ -201,7 +201,7 @@ def scoring(rounds: int) -> dict[str, float]:
     measured = {
         "fb": lambda: timed(forward_backward),
         "logprobs": lambda: timed(logprobs),
-        "slopes": lambda: timed(lambda: ExactScorer("jvp").derivatives(policy, objective.logprobs, batches, direction)),
+        "jvps": lambda: timed(lambda: ExactScorer("jvp").derivatives(policy, objective.logprobs, batches, direction)),
         "jvp": lambda: timed(lambda: ExactScorer("jvp").score(policy, objective.losses, batches, direction)),
         "ghost": lambda: timed(lambda: ExactScorer("ghost").score(policy, objective.losses, batches, direction)),
     }
@@ -246,7 +246,7 @@ def main() -> None:
     for name, base, label in (
         ("jvp", "fb", "jvp scores / forward and backward"),
         ("ghost", "fb", "ghost scores / forward and backward"),
-        ("slopes", "fb", "log-probabilities with slopes / forward and backward"),
+        ("jvps", "fb", "log-probabilities with jvps / forward and backward"),
         ("logprobs", "fb", "log-probabilities alone / forward and backward"),
     ):
         lines.append(f"| {label} | {t[name]:.3f} | {t[base]:.3f} | {t[name] / t[base]:.2f} |")

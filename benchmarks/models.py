@@ -36,7 +36,7 @@ from ippo.models import LoraOptions, ModelOptions, build_models, response_logpro
 from ippo.models.layouts import LayoutName
 from ippo.models.memory import bytes_of
 from ippo.models.responses import response_logits
-from ippo.sequences import Sequences
+from ippo.rollout.sequences import Sequences
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = 50_000

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ippo.data.prompts import PromptDataModule
-    from ippo.episodes import Episodes
     from ippo.events import emit
-    from ippo.module import PPOModule
+    from ippo.ppo.module import PPOModule
+    from ippo.rollout.episodes import Episodes
     from ippo.sft import SFTModule
 
 __all__ = ["Episodes", "PPOModule", "PromptDataModule", "SFTModule", "emit"]
 
 _HOMES = {
-    "Episodes": "ippo.episodes",
-    "PPOModule": "ippo.module",
+    "Episodes": "ippo.rollout.episodes",
+    "PPOModule": "ippo.ppo.module",
     "PromptDataModule": "ippo.data.prompts",
     "SFTModule": "ippo.sft",
     "emit": "ippo.events",

@@ -15,8 +15,8 @@ def emit(trainer: L.Trainer, module: L.LightningModule, event: str, episodes: Bu
     Callbacks are asked in the trainer's order, each with what the one before returned; one that returns None leaves the
     episodes as they are. A plain loop, called from inside ``training_step``, so that callbacks may use ``module.log``.
 
-    Events of :class:`ippo.PPOModule`: ``on_look_back`` (before log-probabilities are taken; it passes a
-    :class:`ippo.look_back.LookBack`), ``on_rollout_end`` (filter here), then ``on_update_start`` (look, do not touch),
+    Events of :class:`ippo.PPOModule`: ``on_logprob_pass`` (before log-probabilities are taken; it passes a
+    :class:`ippo.ppo.logprobs.LogprobPass`), ``on_rollout_end`` (filter here), then ``on_update_start`` (look, do not touch),
     and ``on_step_skipped`` with the minibatch whose gradient was not finite; in validation and test ``on_answers``,
     with the columns of the judged answers.
 

@@ -18,11 +18,11 @@ from ippo import Episodes, PPOModule, PromptDataModule
 from ippo.data import Columns, EmbeddedOptions, Task, columns, embedded_task
 from ippo.data.demonstrations import encode_demonstrations
 from ippo.data.prompts import PromptOptions
-from ippo.generation import RolloutEngine, Sampling
 from ippo.models import SeparateModels, TinyOptions, tiny_llama, train_tokenizer
-from ippo.options import EvaluationOptions, PPOOptions
+from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.rewards import RewardFunction
-from ippo.sequences import Sequences
+from ippo.rollout.engines.hf import RolloutEngine, Sampling
+from ippo.rollout.sequences import Sequences
 
 # The same commit gives the same verdict, on a busy machine too.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from ippo import Episodes, PPOModule
-from ippo.generation import HFGenerate, Sampling
 from ippo.influence import Scorer
-from ippo.sequences import Sequences
+from ippo.rollout.engines.hf import HFGenerate, Sampling
+from ippo.rollout.sequences import Sequences
 
 MakeModule = Callable[..., PPOModule]
 MakeTrainer = Callable[..., L.Trainer]
@@ -152,6 +152,6 @@ def make_episodes(count: int = 5, **fields: Any) -> Episodes:
         advantages=numbers(),
         returns=numbers(),
         weights=torch.ones(count),
-        notes={"answer": [None if row == 1 else str(row) for row in range(count)]},
+        extras={"answer": [None if row == 1 else str(row) for row in range(count)]},
     )
     return replace(episodes, **fields)

@@ -13,9 +13,9 @@ from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizer
 
 from ippo.errors import UsageError
 from ippo.functional import token_logprobs
-from ippo.generation import HFGenerate, Sampling
 from ippo.models import response_logprobs
-from ippo.sequences import Sequences
+from ippo.rollout.engines.hf import HFGenerate, Sampling
+from ippo.rollout.sequences import Sequences
 
 PROMPTS = ["Ava has 8 pens", "How many now?", "7", "Ben has 12 books, buys 3, loses 4. How many now?\n"]
 SAMPLING = Sampling(max_new_tokens=24)

@@ -16,9 +16,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 import ippo
 from ippo.callbacks import EpisodeLogger
 from ippo.data.prompts import PromptDataModule
-from ippo.episodes import write_parquet
 from ippo.errors import UsageError
 from ippo.models.loading import load_policy
+from ippo.rollout.episodes import write_parquet
 from tests.parts import MakeModule, MakeTrainer
 
 ROOT = Path(ippo.__file__).parent

@@ -7,8 +7,8 @@ from typing import Any
 
 import lightning as L
 
-from ippo.episodes import write_parquet
-from ippo.ranks import rank, world_size
+from ippo.distributed import rank, world_size
+from ippo.rollout.episodes import write_parquet
 
 _COLUMNS = ("prompt", "gold", "response", "answer", "correct", "chain")
 

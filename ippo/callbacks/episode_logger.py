@@ -8,9 +8,9 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from ippo.episodes import Episodes, write_parquet
+from ippo.distributed import rank
 from ippo.errors import require
-from ippo.ranks import rank
+from ippo.rollout.episodes import Episodes, write_parquet
 
 
 class EpisodeLogger(L.Callback):

@@ -15,16 +15,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
-from ippo.callbacks.audit import Audit, RowId
-from ippo.callbacks.batch_cut import BatchCut
-from ippo.callbacks.batch_rows import count_rows
-from ippo.callbacks.buffers import DictBuffer, as_buffer, cut
-from ippo.callbacks.filter_curves import FilterCurves
-from ippo.callbacks.held_direction import DirectionHost, HeldDirection
-from ippo.callbacks.judging import judge_together
-from ippo.callbacks.scoring import Scoring, scored_module
-from ippo.callbacks.survival import SurvivalStop
-from ippo.episodes import Episodes
+from ippo.callbacks.influence.audit import Audit, RowId
+from ippo.callbacks.influence.batch_rows import count_rows
+from ippo.callbacks.influence.batch_selection import BatchSelection
+from ippo.callbacks.influence.buffers import DictBuffer, as_buffer, cut
+from ippo.callbacks.influence.curves import FilterCurves
+from ippo.callbacks.influence.held_direction import DirectionHost, HeldDirection
+from ippo.callbacks.influence.scoring import Scoring, scored_module
+from ippo.callbacks.influence.selecting import select_together
+from ippo.callbacks.influence.survival import SurvivalStop
 from ippo.errors import require
 from ippo.influence import (
     BufferDirection,
@@ -34,14 +33,15 @@ from ippo.influence import (
     PositiveScore,
     Proportional,
     Scorer,
+    Selection,
     Uniform,
     ValidationDirection,
-    Verdict,
     WeightRule,
 )
 from ippo.influence.parameters import choose, trainable
-from ippo.look_back import LookBack
-from ippo.stopwatch import stopwatch
+from ippo.ppo.logprobs import LogprobPass
+from ippo.ppo.stopwatch import stopwatch
+from ippo.rollout.episodes import Episodes
 
 
 class InfluenceFilterCallback(L.Callback):
@@ -86,7 +86,7 @@ class InfluenceFilterCallback(L.Callback):
             sequences in whole batches; None for all.
         dry_run: score and log, but drop, weigh and stop nothing: what to turn on first.
         audit: directory, inside the trainer's root directory, for parquet files of every decision.
-        row_id: what the audit files call a row; see :data:`ippo.callbacks.audit.RowId`.
+        row_id: what the audit files call a row; see :data:`ippo.callbacks.influence.audit.RowId`.
         select: ``select(batch, kept) -> None`` drops rows of a batch in place, for batches of a type of their own.
         name: the group of the curves; two filters in one trainer need two. Another than ``"influence"`` notes its
             scores as ``score_<name>``.
@@ -150,16 +150,18 @@ class InfluenceFilterCallback(L.Callback):
         self.every_n_batches, self.warmup_batches = every_n_batches, warmup_batches
         self.direction_every_n_batches, self.direction_rows = direction_every_n_batches, direction_rows
         self.dry_run, self.audit, self.row_id, self.select, self.name = dry_run, audit, row_id, select, name
-        self._column = "score" if name == "influence" else f"score_{name}"  # of the episodes' notes
+        self._column = "score" if name == "influence" else f"score_{name}"  # of the episodes' extras
         self.batches = 0  # training batches seen
-        self.applied: Verdict | None = None  # to the present batch or its episodes; None where nothing was done to them
+        self.applied: Selection | None = (
+            None  # to the present batch or its episodes; None where nothing was done to them
+        )
         self.stopping_reason_message: str | None = None
         self._scoring: Scoring  # known when training starts, as is the direction
         self._held_direction = HeldDirection({})
         self._restored: dict[str, Any] = {}  # its state in a checkpoint, until then
         self._audit: Audit | None = None
         self._curves = FilterCurves(name)
-        self._cut = BatchCut(action == "weight", select)
+        self._cut = BatchSelection(action == "weight", select)
         self._judged = False  # the present batch, or its episodes
         self._emitted = False
         self._began = self._seconds = 0.0  # of this batch: when it began, and what scoring has taken of it so far
@@ -214,12 +216,12 @@ class InfluenceFilterCallback(L.Callback):
 
     # ---------------------------------------------------------------- unit="buffer"
 
-    def on_look_back(self, trainer: L.Trainer, pl_module: L.LightningModule, look: LookBack) -> LookBack:
-        """Take the old log-probabilities in forward mode: with them come their slopes, and from those the scores."""
+    def on_logprob_pass(self, trainer: L.Trainer, pl_module: L.LightningModule, look: LogprobPass) -> LogprobPass:
+        """Take the old log-probabilities in forward mode: with them come their jvps, and from those the scores."""
         if self.unit == "batch" or not self._is_due or look.logprobs is not None or not self._scoring.in_one_pass:
             return look
         with self._timed(pl_module):
-            return self._scoring.look_back(look, self.batches)
+            return self._scoring.logprob_pass(look, self.batches)
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, episodes: Any) -> Any:
         """Score, keep, weigh; returns the survivors, in the type that came."""
@@ -229,18 +231,18 @@ class InfluenceFilterCallback(L.Callback):
         buffer: Any = as_buffer(episodes)
         with self._timed(pl_module):
             buffer, scores = self._scoring.of_buffer(buffer, self.batches)
-            verdict, own = judge_together(scores, episodes, self.keep, self.weight)
-        self._curves.rollout(pl_module, verdict, self._held_direction.loss, episodes, self.batches - 1)
-        self._conclude(trainer, verdict, own, episodes)
+            selection, own = select_together(scores, episodes, self.keep, self.weight)
+        self._curves.rollout(pl_module, selection, self._held_direction.loss, episodes, self.batches - 1)
+        self._conclude(trainer, selection, own, episodes)
         if isinstance(buffer, Episodes):
-            buffer = buffer.annotate(**{self._column: verdict.scores[own].tolist()})
-        if self._takes_effect(verdict):
-            self.applied = verdict
+            buffer = buffer.with_extras(**{self._column: selection.scores[own].tolist()})
+        if self._takes_effect(selection):
+            self.applied = selection
             if self.drop_tokens and isinstance(buffer, Episodes):
                 buffer = self._scoring.silenced(buffer)
-            buffer = cut(buffer, verdict, own, self.action == "weight")
+            buffer = cut(buffer, selection, own, self.action == "weight")
         if isinstance(buffer, Episodes):
-            buffer = dataclasses.replace(buffer, slopes=None)  # the next filter has a direction of its own
+            buffer = dataclasses.replace(buffer, logprob_jvps=None)  # the next filter has a direction of its own
         return buffer.columns if isinstance(buffer, DictBuffer) else buffer
 
     # ---------------------------------------------------------------- unit="batch"
@@ -259,12 +261,12 @@ class InfluenceFilterCallback(L.Callback):
             scores = self._scoring.of_batches([batch], self.batches)
             found = f"{len(scores)} losses for a batch of {rows} rows"
             require(rows in (None, len(scores)), "losses", found, "return one loss for each row, [n]")
-            verdict, own = judge_together(scores, batch, self.keep, self.weight)
-        self._curves.batch(pl_module, verdict, self._held_direction.loss, self.batches - 1)
-        self._conclude(trainer, verdict, own, batch)
-        if self._takes_effect(verdict):
-            self.applied = verdict
-            self._cut.make(pl_module, batch, verdict, own)
+            selection, own = select_together(scores, batch, self.keep, self.weight)
+        self._curves.batch(pl_module, selection, self._held_direction.loss, self.batches - 1)
+        self._conclude(trainer, selection, own, batch)
+        if self._takes_effect(selection):
+            self.applied = selection
+            self._cut.make(pl_module, batch, selection, own)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         """On a rank without a survivor, let the batch add nothing to the gradient."""
@@ -303,18 +305,18 @@ class InfluenceFilterCallback(L.Callback):
             yield
         self._seconds = lap.seconds
 
-    def _takes_effect(self, verdict: Verdict) -> bool:
-        return not self.dry_run and not (verdict.survival == 0.0 and self.on_empty == "keep_all")
+    def _takes_effect(self, selection: Selection) -> bool:
+        return not self.dry_run and not (selection.survival == 0.0 and self.on_empty == "keep_all")
 
-    def _conclude(self, trainer: L.Trainer, verdict: Verdict, own: slice, batch: Any) -> None:
+    def _conclude(self, trainer: L.Trainer, selection: Selection, own: slice, batch: Any) -> None:
         """Write down what was decided, and stop if it is time."""
         self._judged = True
         if self._audit is not None:
-            self._audit.add(trainer.current_epoch, self.batches - 1, batch, verdict.part(own))
+            self._audit.add(trainer.current_epoch, self.batches - 1, batch, selection.part(own))
         if self.dry_run:
             return
-        reason = self.survival.take_in(verdict.survival)
-        if verdict.survival == 0.0 and self.on_empty == "stop":
+        reason = self.survival.take_in(selection.survival)
+        if selection.survival == 0.0 and self.on_empty == "stop":
             reason = f"no {'row' if self.unit == 'batch' else 'episode'} survived"
         self._stop(trainer, reason)
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import lightning as L
 
-from ippo.episodes import Episodes
+from ippo.distributed import largest, total_of
 from ippo.errors import require
-from ippo.guards import Limits, NumericWarning, complaints, culprits, excerpt
 from ippo.influence.parameters import is_sharded
-from ippo.ranks import largest, total_of
+from ippo.ppo.guards import Limits, NumericWarning, complaints, culprits, excerpt
+from ippo.rollout.episodes import Episodes
 
 
 class NumericGuard(L.Callback):
@@ -24,12 +24,12 @@ class NumericGuard(L.Callback):
     update, and an optimizer step whose gradient is not finite is not taken. Both are the module's and the filter's own
     doing, with or without this callback; it names the episodes, logs how many there were (``guard/episodes``,
     ``guard/skipped_steps``), and ends the training when it happens in too many iterations in a row. Curves that a
-    healthy run would not show are told once each (:func:`ippo.guards.complaints`), when they have been so for a while:
+    healthy run would not show are told once each (:func:`ippo.ppo.guards.complaints`), when they have been so for a while:
     a critic that has just begun is worse than none.
 
     Args:
         max_bad_steps: so many iterations in a row with such an episode or step end the training; None never.
-        limits: see :class:`ippo.guards.Limits`.
+        limits: see :class:`ippo.ppo.guards.Limits`.
         patience: a curve is told after so many iterations in a row beyond its limit.
         texts: episodes named in one warning, at most.
     """
@@ -58,11 +58,11 @@ class NumericGuard(L.Callback):
     def on_update_start(self, trainer: L.Trainer, pl_module: L.LightningModule, episodes: Episodes) -> None:
         """Name the episodes that were left out for a number that is not finite."""
         for part in episodes.dropped:
-            rows = [row for row, reason in enumerate(part.notes["reason"]) if "not finite" in reason]
+            rows = [row for row, reason in enumerate(part.extras["reason"]) if "not finite" in reason]
             if rows:
                 self._episodes += len(rows)
                 texts = [excerpt(part.prompts[row], part.responses[row]) for row in rows]
-                self._warn(trainer, f"{part.notes['reason'][rows[0]]}; left out", texts)
+                self._warn(trainer, f"{part.extras['reason'][rows[0]]}; left out", texts)
 
     def on_step_skipped(self, trainer: L.Trainer, pl_module: L.LightningModule, minibatch: Episodes) -> None:
         """Find the episodes that have made the gradient what it is."""

@@ -26,7 +26,7 @@ class WarmStartProgress(TQDMProgressBar):
 class RolloutProgress(WarmStartProgress):
     """One bar for the whole run: an epoch of a single batch makes Lightning's own start and end anew each iteration.
 
-    During long rollouts :class:`ippo.generation.HFGenerate` shows a bar of its own below it.
+    During long rollouts :class:`ippo.rollout.engines.hf.HFGenerate` shows a bar of its own below it.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

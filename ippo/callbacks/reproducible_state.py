@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from ippo.ranks import gather, rank, world_size
+from ippo.distributed import gather, rank, world_size
 
 
 class ReproducibleState(L.Callback):

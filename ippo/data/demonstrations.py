@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ippo.data.task import Rows, Task
 from ippo.errors import require
-from ippo.sequences import Sequences, pad_left
+from ippo.rollout.sequences import Sequences, pad_left
 
 
 def encode_demonstrations(tokenizer: PreTrainedTokenizerBase, rows: Rows, context: int, split: str) -> Sequences:

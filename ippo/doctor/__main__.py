@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ippo.doctor.admission import admit
 from ippo.doctor.examination import broken_down, examine
+from ippo.doctor.examined import let_write
 from ippo.doctor.finding import healthy
+from ippo.doctor.loading import load_examined
 from ippo.doctor.options import DoctorOptions
-from ippo.doctor.patient import let_write
 from ippo.doctor.table import print_table, verdict
 from ippo.errors import UsageError
 from ippo.recipes.filters import build_filter
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_class_arguments(DoctorOptions, "doctor")
         _, options = parse(parser, arguments)
         quiet()
-        task, module, needed = admit(options, console.print)
+        task, module, needed = load_examined(options, console.print)
         influence_filter = build_filter(options.filter)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         prompts, seed = options.data.prompts_per_iteration, options.seed_everything
         parameters = influence_filter.scorer.parameters if influence_filter is not None else None
-        patient = let_write(task, module, prompts, options.doctor.episodes, seed, parameters)
-        count = len(patient.episodes)
-        findings = examine(patient, options.doctor.compared, options.trainer.max_epochs or 1, needed)
+        examined = let_write(task, module, prompts, options.doctor.episodes, seed, parameters)
+        count = len(examined.episodes)
+        findings = examine(examined, options.doctor.compared, options.trainer.max_epochs or 1, needed)
     except Exception as error:  # what breaks here would break the run
         findings = [broken_down("rollout", error)]
     print_table(findings, console)

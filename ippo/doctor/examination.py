@@ -13,22 +13,22 @@ import torch
 from ippo.data.task import columns
 from ippo.doctor import cost, gold_size, rewards, sampling, texts
 from ippo.doctor import scores as agreement
+from ippo.doctor.examined import Examined
 from ippo.doctor.finding import Finding, grade, report
-from ippo.doctor.patient import Patient
-from ippo.episodes import Episodes
 from ippo.influence.exact import Backend
-from ippo.influence.watch import UncoveredLayerError
+from ippo.influence.hooks import UncoveredLayerError
 from ippo.models import response_logits, response_logprobs
 from ippo.models.memory import bytes_of, free_memory
+from ippo.rollout.episodes import Episodes
 
-Check = Callable[[Patient], Finding]
+Check = Callable[[Examined], Finding]
 
 
-def examine(patient: Patient, compared: int, iterations: int, needed: int) -> list[Finding]:
+def examine(examined: Examined, compared: int, iterations: int, needed: int) -> list[Finding]:
     """Every check's finding. A check that breaks down is a finding too: what breaks it would break the run.
 
     Args:
-        patient: see :class:`Patient`.
+        examined: see :class:`Examined`.
         compared: episodes for the checks that score them one by one or again.
         iterations: of the run, for its time.
         needed: bytes that the run will take.
@@ -54,11 +54,11 @@ def examine(patient: Patient, compared: int, iterations: int, needed: int) -> li
     }
     findings = []
     for name, check in checks.items():
-        if name not in _WITHOUT_EPISODES and not len(patient.episodes):
+        if name not in _WITHOUT_EPISODES and not len(examined.episodes):
             findings.append(Finding(name, "warning", "not checked: there is no usable episode"))
             continue
         try:
-            findings.append(check(patient))
+            findings.append(check(examined))
         except Exception as error:
             findings.append(broken_down(name, error))
     return findings
@@ -78,135 +78,135 @@ def broken_down(name: str, error: Exception) -> Finding:
 _WITHOUT_EPISODES = ("vocabulary", "prompts", "room to answer", "gold answers", "reward", "finite numbers", "memory")
 
 
-def with_signal(patient: Patient) -> Patient:
-    """The patient with advantages to score by: where no episode has one, because all earned the same, random signs
+def with_signal(examined: Examined) -> Examined:
+    """The examined with advantages to score by: where no episode has one, because all earned the same, random signs
     take their place. Whether numbers agree does not depend on what they are."""
-    episodes = patient.episodes
+    episodes = examined.episodes
     if bool(episodes.advantages.any()):
-        return patient
+        return examined
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(2, (len(episodes), 1), generator=generator).to(episodes.advantages) * 2 - 1
     advantages = signs * episodes.response_mask
-    return dataclasses.replace(patient, episodes=dataclasses.replace(episodes, advantages=advantages))
+    return dataclasses.replace(examined, episodes=dataclasses.replace(episodes, advantages=advantages))
 
 
-def check_gold_answers(patient: Patient) -> Finding:
+def check_gold_answers(examined: Examined) -> Finding:
     """Hold the gold solutions against the task's own check."""
-    truth = patient.task.check(**_as_responses(patient))
+    truth = examined.task.check(**_as_responses(examined))
     return rewards.gold_answers(truth["correct"], truth["chain"])
 
 
-def check_reward(patient: Patient) -> Finding:
+def check_reward(examined: Examined) -> Finding:
     """Pay the gold solutions as if the policy had written them."""
-    return rewards.gold_rewards(list(patient.module.reward(**_as_responses(patient))))
+    return rewards.gold_rewards(list(examined.module.reward(**_as_responses(examined))))
 
 
-def check_finite(patient: Patient) -> Finding:
+def check_finite(examined: Examined) -> Finding:
     """Every episode has finite log-probabilities, values and reward; those that have not were dropped."""
-    kept, dropped = len(patient.episodes), sum(len(part) for part in patient.episodes.dropped)
+    kept, dropped = len(examined.episodes), sum(len(part) for part in examined.episodes.dropped)
     found = f"{kept} of {kept + dropped} episodes are finite in log-probabilities, values and reward"
     state = grade(dropped / (kept + dropped), warning=0.0, wrong=0.1)
     return report("finite numbers", state, found, "look for NaN or Inf in the policy's weights or in the reward")
 
 
-def check_ending(patient: Patient) -> Finding:
+def check_ending(examined: Examined) -> Finding:
     """Count the responses that end."""
-    module = patient.module
-    finished = patient.episodes.finished.tolist()
+    module = examined.module
+    finished = examined.episodes.finished.tolist()
     return texts.ending(finished, module.model.policy, module.tokenizer, module.sampling.max_new_tokens)
 
 
 @torch.no_grad()
-def check_sampling(patient: Patient) -> Finding:
+def check_sampling(examined: Examined) -> Finding:
     """Hold every sampled token against the distribution that the training recomputes."""
-    module, found = patient.module, sampling.Surprise(0.0, 0.0, 0)
+    module, found = examined.module, sampling.Surprise(0.0, 0.0, 0)
     temperature = module.sampling.temperature
-    for part in patient.episodes.chunks(module.ppo.micro_batch_size):
+    for part in examined.episodes.chunks(module.ppo.micro_batch_size):
         logits = response_logits(module.model.policy, part)
         found += sampling.surprise(logits, part.response_ids, part.response_mask, temperature)
     return sampling.sampled_distribution(found, temperature)
 
 
-def check_logprobs(patient: Patient) -> Finding:
+def check_logprobs(examined: Examined) -> Finding:
     """Take the episodes' log-probabilities on the path that samples, and on the one that trains."""
-    module, episodes = patient.module, patient.episodes
+    module, episodes = examined.module, examined.episodes
     temperature = module.sampling.temperature
     again = sampling.replay(module.model.policy, episodes, temperature, module.tokenizer.pad_token_id)
     width = again.shape[1]
     pair = (episodes.old_logprobs[:, :width], episodes.response_mask[:, :width])
-    return sampling.recomputed_logprobs(again, *pair, half=patient.half)
+    return sampling.recomputed_logprobs(again, *pair, half=examined.half)
 
 
-def check_backends(patient: Patient) -> Finding:
+def check_backends(examined: Examined) -> Finding:
     """Score the same episodes by all exact backends."""
-    found = {"loop": patient.score(patient.episodes, patient.scorer("loop"))}
+    found = {"loop": examined.score(examined.episodes, examined.scorer("loop"))}
     refused: dict[str, str] = {}
     names: tuple[Backend, ...] = ("ghost", "jvp")
     for name in names:
         try:
-            found[name] = patient.score(patient.episodes, patient.scorer(name))
+            found[name] = examined.score(examined.episodes, examined.scorer(name))
         except UncoveredLayerError as refusal:
             refused[name] = f"{refusal.layer!r}, because {refusal.reason}"
         except NotImplementedError as refusal:
             refused[name] = str(refusal).split(".")[0]
-    return agreement.backends(found, refused, patient.half)
+    return agreement.backends(found, refused, examined.half)
 
 
-def check_composition(patient: Patient) -> Finding:
+def check_composition(examined: Examined) -> Finding:
     """Score episodes alone and together."""
-    scorer = patient.scorer()
-    alone = patient.score(patient.episodes, scorer, batch_size=1)
-    together = patient.score(patient.episodes, scorer, batch_size=len(patient.episodes))
-    return agreement.composition(alone, together, patient.half)
+    scorer = examined.scorer()
+    alone = examined.score(examined.episodes, scorer, batch_size=1)
+    together = examined.score(examined.episodes, scorer, batch_size=len(examined.episodes))
+    return agreement.composition(alone, together, examined.half)
 
 
-def check_half_precision(patient: Patient) -> Finding:
+def check_half_precision(examined: Examined) -> Finding:
     """Score the same episodes by a copy of the policy in the other precision."""
-    policy = patient.module.model.policy
-    other = copy.deepcopy(policy).to(torch.float32 if patient.half else torch.bfloat16)
-    temperature, size = patient.module.sampling.temperature, patient.module.ppo.micro_batch_size
+    policy = examined.module.model.policy
+    other = copy.deepcopy(policy).to(torch.float32 if examined.half else torch.bfloat16)
+    temperature, size = examined.module.sampling.temperature, examined.module.ppo.micro_batch_size
     with torch.no_grad():  # the copy's own ratios start at 1, as they would in a run
-        parts = [response_logprobs(other, part, temperature) for part in patient.episodes.chunks(size)]
-    width = patient.episodes.response_ids.shape[1]
+        parts = [response_logprobs(other, part, temperature) for part in examined.episodes.chunks(size)]
+    width = examined.episodes.response_ids.shape[1]
     old = torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
-    there = patient.score(dataclasses.replace(patient.episodes, old_logprobs=old), policy=other)
-    here = patient.score(patient.episodes)
-    return agreement.half_precision(*((there, here) if patient.half else (here, there)), own=patient.half)
+    there = examined.score(dataclasses.replace(examined.episodes, old_logprobs=old), policy=other)
+    here = examined.score(examined.episodes)
+    return agreement.half_precision(*((there, here) if examined.half else (here, there)), own=examined.half)
 
 
-def check_gold_set(patient: Patient) -> Finding:
+def check_gold_set(examined: Examined) -> Finding:
     """Score the episodes along the gradients of eight parts of the gold set."""
-    rows = len(patient.gold)
+    rows = len(examined.gold)
     if rows < 2:
         return Finding("gold set", "wrong", "one gold solution cannot be split", "give at least a few dozen")
     parts = [part for part in torch.arange(rows).tensor_split(8) if len(part)]
-    scores = torch.stack([patient.score(patient.episodes, gold=patient.gold.rows(part)) for part in parts])
+    scores = torch.stack([examined.score(examined.episodes, gold=examined.gold.rows(part)) for part in parts])
     sizes = torch.tensor([len(part) for part in parts])
     return gold_size.gold_set(*gold_size.split_half(scores, sizes), rows)
 
 
-def check_time(patient: Patient, iterations: int) -> Finding:
+def check_time(examined: Examined, iterations: int) -> Finding:
     """Score the episodes, and pass them backward through policy and critic, by the clock."""
-    module, episodes = patient.module, patient.episodes
+    module, episodes = examined.module, examined.episodes
     start = clock.perf_counter()
-    patient.score(episodes)
+    examined.score(episodes)
     scored = clock.perf_counter()
     for part in episodes.chunks(module.ppo.micro_batch_size):
         loss = module.policy_losses(module.model.policy, part).sum() + module.model.values(part).sum()
         loss.backward()
     module.zero_grad()
-    spent = cost.Seconds(patient.seconds, scored - start, clock.perf_counter() - scored)
-    wanted = patient.prompts_per_iteration * module.ppo.samples_per_prompt
+    spent = cost.Seconds(examined.seconds, scored - start, clock.perf_counter() - scored)
+    wanted = examined.prompts_per_iteration * module.ppo.samples_per_prompt
     return cost.time(spent, len(episodes), wanted, module.ppo.inner_epochs, iterations)
 
 
-def _few(patient: Patient, count: int) -> Patient:
-    """The patient with the first ``count`` episodes."""
-    episodes: Episodes = patient.episodes.rows(torch.arange(min(count, len(patient.episodes)))).trim()
-    return dataclasses.replace(patient, episodes=episodes)
+def _few(examined: Examined, count: int) -> Examined:
+    """The examined with the first ``count`` episodes."""
+    episodes: Episodes = examined.episodes.rows(torch.arange(min(count, len(examined.episodes)))).trim()
+    return dataclasses.replace(examined, episodes=episodes)
 
 
-def _as_responses(patient: Patient) -> dict[str, list]:
+def _as_responses(examined: Examined) -> dict[str, list]:
     """The gold solutions as arguments of rewards and checks."""
-    table = columns(list(patient.task.gold))
+    table = columns(list(examined.task.gold))
     return {"prompts": table.pop("prompt"), "completions": table["solution"], **table}

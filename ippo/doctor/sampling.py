@@ -12,8 +12,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ippo.doctor.finding import Finding, grade, report
 from ippo.functional import token_entropy, token_logprobs
-from ippo.generation import sole_config
-from ippo.sequences import Sequences
+from ippo.rollout.engines.hf import sole_config
+from ippo.rollout.sequences import Sequences
 
 
 @dataclass(frozen=True)

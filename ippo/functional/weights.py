@@ -82,7 +82,7 @@ def largest_temper(scores: Tensor, min_effective: float) -> float:
     """The sharpest weighting that keeps the effective sample size above a floor.
 
     Bisection finds it, because the effective sample size never grows with the power tau: its logarithm is
-    2 K(tau) - K(2 tau) - log n with K(tau) = log sum_i s_i^tau, which is convex, so that the slope
+    2 K(tau) - K(2 tau) - log n with K(tau) = log sum_i s_i^tau, which is convex, so that the jvp
     2 K'(tau) - 2 K'(2 tau) is never positive.
 
     Args:

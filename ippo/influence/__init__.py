@@ -21,8 +21,8 @@ from ippo.influence.language import causal_lm_losses
 from ippo.influence.lookahead import LookaheadScorer
 from ippo.influence.projection import RandomProjectionScorer, Sketches
 from ippo.influence.scorer import Scorer
+from ippo.influence.selection import Selection, select_episodes
 from ippo.influence.tracin import TracInScorer
-from ippo.influence.verdict import Verdict, judge
 from ippo.influence.weight import Proportional, Uniform, WeightRule
 
 __all__ = [
@@ -48,10 +48,10 @@ __all__ = [
     "TracInScorer",
     "Uniform",
     "ValidationDirection",
-    "Verdict",
+    "Selection",
     "WeightRule",
     "WorstNegatives",
     "causal_lm_losses",
-    "judge",
+    "select_episodes",
     "score_and_backward",
 ]

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ippo.errors import require
-from ippo.influence.check import checked_backward
 from ippo.influence.direction import Losses
 from ippo.influence.forward_mode import FixedPadding
+from ippo.influence.hook_check import checked_backward
 from ippo.influence.jvp import call_with
+from ippo.influence.layer_formulas import Arguments, LayerFormula, find_layer_formulas, row_dots
 from ippo.influence.parameters import check_losses, trainable
-from ippo.influence.sites import Arguments, Site, find_sites, row_dots
 
 
 def ghost_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mapping[str, Tensor]) -> Tensor:
@@ -29,8 +29,8 @@ def ghost_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mappi
     """
     parts: list[Tensor] = []
 
-    def add(site: Site, arguments: Arguments, b: Tensor) -> None:
-        parts.append(site.dots(arguments, b, direction))
+    def add(formula: LayerFormula, arguments: Arguments, b: Tensor) -> None:
+        parts.append(formula.dots(arguments, b, direction))
 
     values = checked_backward(module, lambda: losses(module, batch), add)
     return torch.stack(parts).sum(0) if parts else torch.zeros_like(values)
@@ -73,17 +73,17 @@ def ghost_scores_and_norms(
     Raises:
         UncoveredLayerError: if a layer's rows cannot be told apart; no layer is ever left out.
     """
-    owners = Counter(name for site in find_sites(module) for name in site.names.values())
+    owners = Counter(name for formula in find_layer_formulas(module) for name in formula.names.values())
     scores: list[Tensor] = []
     squares: list[Tensor] = []
     shared: dict[str, Tensor] = {}  # gradients of parameters with several uses add up before they are squared
 
-    def add(site: Site, arguments: Arguments, b: Tensor) -> None:
-        gradients = site.row_gradients(arguments, b)
-        scores.append(row_dots(gradients, site.along(direction)))
+    def add(formula: LayerFormula, arguments: Arguments, b: Tensor) -> None:
+        gradients = formula.row_gradients(arguments, b)
+        scores.append(row_dots(gradients, formula.along(direction)))
         for own, rows in gradients.items():
-            name = site.names[own]
-            if owners[name] == site.runs == 1:
+            name = formula.names[own]
+            if owners[name] == formula.runs == 1:
                 squares.append(_row_squares(rows))
             else:
                 shared[name] = shared[name] + rows if name in shared else rows

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ippo.distributed import total
 from ippo.errors import UsageError, require
 from ippo.influence.parameters import trainable
 from ippo.modes import evaluation_mode
-from ippo.ranks import total
 
 Losses = Callable[[nn.Module, Any], Tensor]
 """``losses(module, batch) -> [n]``: one differentiable loss for each row of the batch."""

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ippo.distributed import total
 from ippo.errors import UsageError, require
 from ippo.influence.direction import Buffer, Direction, Losses, ValidationDirection, mean_gradient
 from ippo.influence.parameters import trainable
-from ippo.ranks import total
 
 
 class BufferDirection(Direction):

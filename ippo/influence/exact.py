@@ -13,11 +13,11 @@ from ippo.errors import require
 from ippo.influence.backends import fd_scores, ghost_scores, ghost_scores_and_norms
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
 from ippo.influence.directions import leave_one_out, leaves_one_out
+from ippo.influence.hooks import UncoveredLayerError
 from ippo.influence.jvp import derivative, jvp_scores
 from ippo.influence.loop import loop_scores, loop_scores_and_norms
 from ippo.influence.parameters import Subset, scored
 from ippo.influence.scorer import Scorer
-from ippo.influence.watch import UncoveredLayerError
 
 Backend = Literal["auto", "jvp", "ghost", "loop", "fd"]
 
@@ -60,7 +60,7 @@ class ExactScorer(Scorer):
         choices = ("auto", *_BACKENDS)
         require(backend in choices, "backend", backend, f"use one of {', '.join(choices)}")
         self.backend, self.parameters = backend, parameters
-        self.gives_slopes = self.forward_mode = backend in ("auto", "jvp")
+        self.gives_jvps = self.forward_mode = backend in ("auto", "jvp")
         self.choice = f"{backend}: it was asked for"
         self._candidates: list[str] = []
         self._why = ""
@@ -109,21 +109,21 @@ class ExactScorer(Scorer):
         direction: Direction | Mapping[str, Tensor],
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`Scorer.derivatives`; in one forward-mode pass whatever the backend."""
-        self.choice = "jvp: one pass gives the values a token and their slopes"
+        self.choice = "jvp: one pass gives the values a token and their jvps"
         values: list[Tensor] = []
-        slopes: list[Tensor] = []
+        jvps: list[Tensor] = []
         require(not leaves_one_out(direction), "direction", "BufferDirection(leave_one_out=True)", "use score instead")
         with scored(module, self.parameters):
             along = resolve(direction, module, Buffer(lambda *args: function(*args).sum(1), batches))
             for batch in batches:
-                value, slope = derivative(module, function, batch, along)
+                value, jvp = derivative(module, function, batch, along)
                 shape = f"a result of shape {tuple(value.shape)}"
                 require(value.dim() == 2, "function", shape, "return one number a token, [n, t]")
                 values += value.float()
-                slopes += slope.float()
+                jvps += jvp.float()
         if not values:
             return torch.empty(0, 0), torch.empty(0, 0)
-        return pad_sequence(values, batch_first=True), pad_sequence(slopes, batch_first=True)
+        return pad_sequence(values, batch_first=True), pad_sequence(jvps, batch_first=True)
 
     def _with_norms(
         self, module: nn.Module, losses: Losses, batch: Any, along: Mapping[str, Tensor]
@@ -159,23 +159,23 @@ class ExactScorer(Scorer):
         self._why, self.choice = why, f"{backend}: {why}"
 
 
-def token_scores_from_slopes(losses: Callable[[Tensor], Tensor], logprobs: Tensor, slopes: Tensor) -> Tensor:
+def token_scores_from_jvps(losses: Callable[[Tensor], Tensor], logprobs: Tensor, jvps: Tensor) -> Tensor:
     """Scores by the chain rule, from a pass that was made before the losses were known.
 
     Args:
         losses: [n, t] log-probabilities -> [n], depending on the parameters through them alone.
         logprobs: [n, t].
-        slopes: [n, t] their derivative along the direction.
+        jvps: [n, t] their derivative along the direction.
 
     Returns:
         [n, t] dloss_i / dlogprob_it * slope_it, whose sum over t is the episode's score.
 
     Example:
         >>> squares = lambda logprobs: (logprobs**2).sum(1)
-        >>> token_scores_from_slopes(squares, torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 1.0]]))  # 2 * 3, 4 * 1
+        >>> token_scores_from_jvps(squares, torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 1.0]]))  # 2 * 3, 4 * 1
         tensor([[6., 4.]])
     """
     with torch.enable_grad():
         leaves = logprobs.detach().requires_grad_()
         (gradients,) = torch.autograd.grad(losses(leaves).sum(), leaves)
-    return gradients * slopes
+    return gradients * jvps

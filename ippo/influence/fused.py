@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ippo.errors import require
-from ippo.influence.check import checked_backward
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
 from ippo.influence.directions import leaves_one_out
+from ippo.influence.hook_check import checked_backward
+from ippo.influence.layer_formulas import Arguments, LayerFormula, row_dots, weighted_sum
 from ippo.influence.parameters import Subset, scored, trainable
-from ippo.influence.sites import Arguments, Site, row_dots, weighted_sum
 
 Weigh = Callable[[Tensor], Tensor]
 """[n] scores -> [n] factors of the losses, 0 for an episode that is dropped."""
@@ -61,19 +61,19 @@ def score_and_backward(
     require(not leaves_one_out(direction), "direction", "BufferDirection(leave_one_out=True)", "use ExactScorer")
     with scored(module, parameters):
         along = resolve(direction, module, Buffer(losses, [batch]))
-    kept: list[tuple[Site, Callable[[Tensor], dict[str, Tensor]]]] = []
+    kept: list[tuple[LayerFormula, Callable[[Tensor], dict[str, Tensor]]]] = []
     parts: list[Tensor] = []
 
-    def keep(site: Site, arguments: Arguments, b: Tensor) -> None:
+    def keep(formula: LayerFormula, arguments: Arguments, b: Tensor) -> None:
         """What is shorter is kept: the gradients a row, or what they would be formed from."""
-        mine = site.along(along)
-        if site.is_short(arguments, b):
-            rows = site.row_gradients(arguments, b)
-            kept.append((site, partial(weighted_sum, rows)))
+        mine = formula.along(along)
+        if formula.is_short(arguments, b):
+            rows = formula.row_gradients(arguments, b)
+            kept.append((formula, partial(weighted_sum, rows)))
             parts.extend([row_dots(rows, mine)] if mine else [])
         else:
-            kept.append((site, partial(site.gradients, arguments, b)))
-            parts.extend([site.dots(arguments, b, along)] if mine else [])
+            kept.append((formula, partial(formula.gradients, arguments, b)))
+            parts.extend([formula.dots(arguments, b, along)] if mine else [])
 
     with scored(module):
         values = checked_backward(module, lambda: losses(module, batch), keep)
@@ -84,9 +84,9 @@ def score_and_backward(
         require(fits, "weigh", f"a result of {found}", "return one finite factor an episode, [n]")
         targets = trainable(module)
         while kept:
-            site, weighted = kept.pop()
+            formula, weighted = kept.pop()
             for own, gradient in weighted(weights.float()).items():
-                _add(targets[site.names[own]], gradient)
+                _add(targets[formula.names[own]], gradient)
     return scores
 
 

@@ -34,8 +34,8 @@ def derivative(
             name: forward_ad.make_dual(parameter.detach(), direction[name])
             for name, parameter in trainable(module).items()
         }
-        values, slopes = forward_ad.unpack_dual(call_with(module, duals, function, batch))
-    return values, torch.zeros_like(values) if slopes is None else slopes  # None: the parameters were not used
+        values, jvps = forward_ad.unpack_dual(call_with(module, duals, function, batch))
+    return values, torch.zeros_like(values) if jvps is None else jvps  # None: the parameters were not used
 
 
 def call_with(module: nn.Module, tensors: Mapping[str, Tensor], function: Losses, batch: Any) -> Tensor:

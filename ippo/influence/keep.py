@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ippo.distributed import from_first
 from ippo.errors import require
 from ippo.functional import (
     keep_but_worst_negatives,
@@ -20,7 +21,6 @@ from ippo.functional import (
     keep_right_or_positive,
     keep_top,
 )
-from ippo.ranks import from_first
 
 
 class KeepRule(ABC):

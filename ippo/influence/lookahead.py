@@ -20,8 +20,8 @@ from ippo.influence.scorer import Scorer
 class LookaheadScorer(Scorer):
     """score_i = loss_i at the parameters p, less loss_i at p', which a few steps of Adam along the direction lead to.
 
-    A dot product of gradients is the slope of that difference at p, and so the limit of small steps. It is blind to
-    curvature: a token that the policy finds unlikely loses far more log-probability over a step than its slope says,
+    A dot product of gradients is the jvp of that difference at p, and so the limit of small steps. It is blind to
+    curvature: a token that the policy finds unlikely loses far more log-probability over a step than its jvp says,
     and such a token is often the mistake. The difference needs no gradient of an episode: it costs the steps and one
     forward pass.
 
@@ -42,7 +42,7 @@ class LookaheadScorer(Scorer):
         tensor([ 2.5000, 10.0000])
     """
 
-    gives_slopes = True
+    gives_jvps = True
 
     def __init__(self, steps: int = 4, learning_rate: float | None = None, parameters: Subset = None) -> None:
         require(steps >= 1, "steps", steps, "use a whole number of at least 1")
@@ -69,7 +69,7 @@ class LookaheadScorer(Scorer):
     def derivatives(
         self, module: nn.Module, function: Losses, batches: Iterable[Any], direction: Direction | Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """See :meth:`Scorer.derivatives`; a slope is what the value is less after the steps."""
+        """See :meth:`Scorer.derivatives`; a jvp is what the value is less after the steps."""
         before, after = self._both(module, function, batches, direction)
         if not before:
             return torch.empty(0, 0), torch.empty(0, 0)

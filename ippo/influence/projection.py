@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ippo.errors import require
-from ippo.influence.check import checked_backward
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
 from ippo.influence.directions import leave_one_out, leaves_one_out
+from ippo.influence.hook_check import checked_backward
+from ippo.influence.layer_formulas import Arguments, EmbeddingFormula, LayerFormula, LinearFormula
 from ippo.influence.parameters import Subset, scored, trainable
 from ippo.influence.scorer import Scorer
-from ippo.influence.sites import Arguments, EmbeddingSite, LinearSite, Site
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ class _Maps:
         """[n, k] sketches of the episodes of one batch. A parameter that is used twice adds both up, in one sketch."""
         parts: dict[str, Tensor] = {}
 
-        def add(site: Site, arguments: Arguments, b: Tensor) -> None:
-            for name, part in self._layer(site, arguments, b):
+        def add(formula: LayerFormula, arguments: Arguments, b: Tensor) -> None:
+            for name, part in self._layer(formula, arguments, b):
                 parts[name] = parts[name] + part if name in parts else part
 
         values = checked_backward(module, lambda: losses(module, batch), add)
@@ -137,15 +137,15 @@ class _Maps:
         zeros = torch.zeros(len(values), 1, device=values.device)
         return torch.cat([parts.get(name, zeros.expand(-1, width[name])) for name in self.pairs], dim=1)
 
-    def _layer(self, site: Site, arguments: Arguments, b: Tensor) -> Iterable[tuple[str, Tensor]]:
-        if isinstance(site, LinearSite | EmbeddingSite) and "weight" in site.names:
-            rows, columns = self.pairs[site.names["weight"]]
-            yield site.names["weight"], site.sketch(arguments, b, rows, columns).flatten(1)
-        if isinstance(site, LinearSite) and "bias" in site.names:
-            yield site.names["bias"], self.project(site.names["bias"], site.bias_gradients(b))
-        if not isinstance(site, LinearSite | EmbeddingSite):
-            for own, gradients in site.row_gradients(arguments, b).items():
-                yield site.names[own], self.project(site.names[own], gradients)
+    def _layer(self, formula: LayerFormula, arguments: Arguments, b: Tensor) -> Iterable[tuple[str, Tensor]]:
+        if isinstance(formula, LinearFormula | EmbeddingFormula) and "weight" in formula.names:
+            rows, columns = self.pairs[formula.names["weight"]]
+            yield formula.names["weight"], formula.sketch(arguments, b, rows, columns).flatten(1)
+        if isinstance(formula, LinearFormula) and "bias" in formula.names:
+            yield formula.names["bias"], self.project(formula.names["bias"], formula.bias_gradients(b))
+        if not isinstance(formula, LinearFormula | EmbeddingFormula):
+            for own, gradients in formula.row_gradients(arguments, b).items():
+                yield formula.names[own], self.project(formula.names[own], gradients)
 
 
 def _matrix(shape: torch.Size) -> tuple[int, ...]:

@@ -16,12 +16,12 @@ class Scorer(ABC):
     """Anything that scores: one number an episode, positive where a step on it helps.
 
     Attributes:
-        gives_slopes: whether it has :meth:`derivatives`, from which scores follow by the chain rule.
+        gives_jvps: whether it has :meth:`derivatives`, from which scores follow by the chain rule.
         forward_mode: whether these come from a pass in forward mode, which rounds otherwise than a plain one.
         parameters: which parameters count, see :data:`ippo.influence.parameters.Subset`; None for all.
     """
 
-    gives_slopes = False
+    gives_jvps = False
     forward_mode = False
     parameters: Subset = None
 
@@ -48,7 +48,7 @@ class Scorer(ABC):
     def derivatives(
         self, module: nn.Module, function: Losses, batches: Iterable[Any], direction: Direction | Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Values a token, and their slopes along the direction.
+        """Values a token, and their jvps along the direction.
 
         Args:
             module, batches, direction: as in :meth:`score`.
@@ -57,7 +57,7 @@ class Scorer(ABC):
         Returns:
             Two [n, t] float32; t is the longest of all batches, padded with 0.
         """
-        raise NotImplementedError(f"{type(self).__name__} gives no slopes")
+        raise NotImplementedError(f"{type(self).__name__} gives no jvps")
 
     def observe(self, module: nn.Module, learning_rate: float) -> None:  # noqa: B027
         """Told once before each scoring; for scorers that remember where the parameters have been."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ippo.models.responses import response_logprobs, states_before
-from ippo.sequences import Sequences
+from ippo.rollout.sequences import Sequences
 
 Self = TypeVar("Self", bound="Layout")
 

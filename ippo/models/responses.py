@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ippo.functional import token_entropy, token_logprobs
-from ippo.sequences import Sequences
+from ippo.rollout.sequences import Sequences
 
 LOGITS_AT_A_TIME = 2**24  # numbers, 64 MiB in float32: what a small model's whole batch takes
 

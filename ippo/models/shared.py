@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ippo.models.actor_critic import Layout, ValueHead
 from ippo.models.responses import states_before
-from ippo.sequences import Sequences
+from ippo.rollout.sequences import Sequences
 
 
 class SharedModels(Layout):

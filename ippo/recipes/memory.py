@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ippo.data.task import Rows
 from ippo.models.memory import GIB, MemoryEstimate, Shape, blueprint, bytes_of, estimate_memory, free_memory
-from ippo.warm_start import default_cache
+from ippo.recipes.warm_start import default_cache
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 

@@ -15,11 +15,11 @@ from ippo.callbacks import InfluenceFilterCallback, NumericGuard
 from ippo.data import EmbeddedOptions, SplitOptions
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
-from ippo.generation import Sampling
 from ippo.models import LayoutName, LoraOptions, ModelOptions, TinyOptions
-from ippo.options import EvaluationOptions, PPOOptions
+from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.recipes.filters import NAMED, FilterName, changes, in_full
 from ippo.recipes.presets import names
+from ippo.rollout.engines.hf import Sampling
 from ippo.sft import SFTOptions
 
 

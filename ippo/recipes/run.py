@@ -31,7 +31,7 @@ from ippo.files import StorageError, whole
 from ippo.models import ActorCritic, build_models
 from ippo.models.layouts import prepare
 from ippo.models.loading import load_policy
-from ippo.module import PPOModule
+from ippo.ppo.module import PPOModule
 from ippo.recipes.filters import build_filter
 from ippo.recipes.memory import longest_prompt, say_memory
 from ippo.recipes.parser import build_parser, parse
@@ -40,7 +40,7 @@ from ippo.recipes.report import print_report, scores, summarise
 from ippo.recipes.run_directory import RunDirectory
 from ippo.recipes.screen import quiet
 from ippo.recipes.tasks import load_task
-from ippo.warm_start import warm_start
+from ippo.recipes.warm_start import warm_start
 
 console = Console()
 

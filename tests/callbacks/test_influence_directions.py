@@ -15,9 +15,8 @@ from torch import Tensor
 
 from ippo import Episodes, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback, ReproducibleState
-from ippo.callbacks.held_direction import GoldBatches
+from ippo.callbacks.influence.held_direction import GoldBatches
 from ippo.errors import UsageError
-from ippo.generation import Sampling
 from ippo.influence import (
     AdamPreconditioned,
     BufferDirection,
@@ -32,8 +31,9 @@ from ippo.influence import (
     Uniform,
     ValidationDirection,
 )
-from ippo.look_back import LookBack
-from ippo.sequences import Sequences
+from ippo.ppo.logprobs import LogprobPass
+from ippo.rollout.engines.hf import Sampling
+from ippo.rollout.sequences import Sequences
 from ippo.sft import demonstration_loss
 
 TAGS = {"influence/kept_fraction", "influence/score_mean", "influence/effective_sample_size", "time/score"}
@@ -46,12 +46,12 @@ def keep_all(scorer: Scorer | None = None, direction: Any = None, **options: Any
 
 
 class Looks(L.Callback):
-    """Keeps what the filter before it has made of the look back."""
+    """Keeps what the filter before it has made of the log-probability pass."""
 
     def __init__(self) -> None:
-        self.looks: list[LookBack] = []
+        self.looks: list[LogprobPass] = []
 
-    def on_look_back(self, trainer: L.Trainer, pl_module: Any, look: LookBack) -> None:
+    def on_logprob_pass(self, trainer: L.Trainer, pl_module: Any, look: LogprobPass) -> None:
         self.looks.append(look)
 
 
@@ -129,7 +129,7 @@ class TestRuns:
             assert found.isfinite().all()
             assert len(set(found.tolist())) == 8
             assert curves["influence/score_mean"] == pytest.approx(float(found.mean()), rel=1e-4, abs=1e-6)
-            assert episodes.slopes is None
+            assert episodes.logprob_jvps is None
         return recorder
 
     @pytest.mark.parametrize("make", SCORERS.values(), ids=SCORERS)
@@ -237,7 +237,7 @@ class TestOnePass:
 
     @pytest.fixture
     def fit(self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule) -> Any:
-        def fit(callback: InfluenceFilterCallback, **ppo: Any) -> tuple[Episodes, LookBack]:
+        def fit(callback: InfluenceFilterCallback, **ppo: Any) -> tuple[Episodes, LogprobPass]:
             looks, recorder = Looks(), Recorder()
             make_trainer(Reseed(), callback, looks, recorder).fit(make_module(**ppo), data)
             return recorder.episodes[0], looks.looks[0]
@@ -249,7 +249,7 @@ class TestOnePass:
         (one, look), (two, plain) = (
             fit(keep_all(one_pass=one_pass, batch_size=5), **ppo) for one_pass in (True, False)
         )
-        assert look.slopes is not None
+        assert look.logprob_jvps is not None
         assert plain.logprobs is None
         assert_same(scores(one), scores(two), 5e-5)  # whitening hands rounding on from every token to every advantage
         assert torch.equal(one.response_ids, two.response_ids)
@@ -269,8 +269,8 @@ class TestOnePass:
         callback, other = make(), make()
         other.one_pass = False
         (one, look), (two, plain) = fit(callback), fit(other)
-        assert look.slopes is not None
-        assert plain.slopes is None
+        assert look.logprob_jvps is not None
+        assert plain.logprob_jvps is None
         assert_same(scores(one), scores(two))
 
     @pytest.mark.parametrize("one_pass", [True, False])
@@ -283,7 +283,7 @@ class TestOnePass:
     def test_at_another_temperature(self, fit: Any) -> None:
         sampling = Sampling(temperature=0.7, max_new_tokens=24)
         (one, look), (two, _) = (fit(keep_all(one_pass=one_pass), sampling=sampling) for one_pass in (True, False))
-        assert look.slopes is not None
+        assert look.logprob_jvps is not None
         assert_same(scores(one), scores(two))
 
     @pytest.mark.parametrize(
@@ -306,21 +306,21 @@ class TestOnePass:
     ) -> None:
         episodes, look = fit(callback, **ppo)
         assert look.logprobs is None
-        assert look.slopes is None
+        assert look.logprob_jvps is None
         assert scores(episodes).isfinite().all()
 
     def test_token_scores_are_noted_where_asked_for(self, fit: Any, tmp_path: Path) -> None:
         episodes, _ = fit(keep_all(token_scores=True))
-        noted = episodes.notes["token_scores"]
+        noted = episodes.extras["token_scores"]
         assert [len(row) for row in noted] == episodes.lengths.tolist()
         assert_same(torch.tensor([sum(row) for row in noted]), scores(episodes))
         episodes.save(tmp_path / "episodes.parquet")
-        assert Episodes.load(tmp_path / "episodes.parquet").notes["token_scores"] == noted
-        assert "token_scores" not in fit(keep_all())[0].notes
+        assert Episodes.load(tmp_path / "episodes.parquet").extras["token_scores"] == noted
+        assert "token_scores" not in fit(keep_all())[0].extras
 
     def test_the_tokens_beside_their_scores_spell_the_response(self, fit: Any) -> None:
         episodes, _ = fit(keep_all(token_scores=True))
-        tokens = episodes.notes["tokens"]
+        tokens = episodes.extras["tokens"]
         assert [len(row) for row in tokens] == episodes.lengths.tolist()
         plain = re.compile("[^\x01-\x7f]")  # a character of several bytes may be several tokens, none of them a text
         spelled = [plain.sub("", "".join(row).removesuffix("<eos>")) for row in tokens]
@@ -329,7 +329,7 @@ class TestOnePass:
     def test_tokens_that_oppose_lose_their_advantage_and_the_others_keep_it(self, fit: Any) -> None:
         whole, silenced = (fit(keep_all(token_scores=True, drop_tokens=drop))[0] for drop in (False, True))
         assert torch.equal(scores(silenced), scores(whole))  # the episode is judged as it was
-        for place, row in enumerate(whole.notes["token_scores"]):
+        for place, row in enumerate(whole.extras["token_scores"]):
             before, after = whole.advantages[place, : len(row)], silenced.advantages[place, : len(row)]
             opposing = torch.tensor(row) < 0
             assert (after[opposing] == 0).all()
@@ -378,9 +378,9 @@ class TestSeveralFilters:
         make_trainer(Reseed(), *looks, keep_all(), beside).fit(make_module(), data)
         (plain,), (episodes,) = alone.episodes, beside.episodes
         assert_same(scores(episodes), scores(plain), 5e-5)
-        columns = [torch.tensor(episodes.notes[name]) for name in ("score", "score_last", "score_buffer")]
+        columns = [torch.tensor(episodes.extras[name]) for name in ("score", "score_last", "score_buffer")]
         assert len({tuple(column.tolist()) for column in columns}) == 3
-        assert "score_last" not in plain.notes
+        assert "score_last" not in plain.extras
 
     def test_each_scores_as_it_would_alone_though_one_of_them_takes_the_look_back(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
@@ -390,7 +390,7 @@ class TestSeveralFilters:
         first = keep_all(dry_run=True, name="first")
         make_trainer(Reseed(), first, keep_all(LookaheadScorer(), token_scores=True), beside).fit(make_module(), data)
         assert_same(scores(beside.episodes[0]), scores(alone.episodes[0]), 1e-3)
-        noted = [recorder.episodes[0].notes["token_scores"] for recorder in (beside, alone)]
+        noted = [recorder.episodes[0].extras["token_scores"] for recorder in (beside, alone)]
         assert_same(*(torch.tensor([token for row in rows for token in row]) for rows in noted), 1e-2)
 
     def test_a_reading_of_the_gold_solutions_takes_as_many_as_it_says(
@@ -437,7 +437,7 @@ class TestLookahead:
         mask, advantages = episodes.response_mask, episodes.advantages
         expected = advantages * (by_hand.after - by_hand.before) * mask / mask.sum(1, keepdim=True)
         assert_same(scores(episodes), expected.sum(1), 1e-4)
-        for row, noted in zip(expected, episodes.notes["token_scores"], strict=True):
+        for row, noted in zip(expected, episodes.extras["token_scores"], strict=True):
             assert_same(torch.tensor(noted), row[: len(noted)], 1e-3)
         assert not look.forward_mode  # plain passes, so that PPO's ratios start at 1 in any precision
         assert_same(episodes.old_logprobs * mask, by_hand.before * mask)
@@ -447,7 +447,7 @@ class TestLookahead:
     ) -> None:
         looks, recorder = Looks(), Recorder()
         make_trainer(keep_all(LookaheadScorer()), looks, recorder, precision="bf16-mixed").fit(make_module(), data)
-        assert looks.looks[0].slopes is not None
+        assert looks.looks[0].logprob_jvps is not None
         assert len(set(scores(recorder.episodes[0]).tolist())) > 1
         assert recorder.curves[0]["ppo/mismatch"] == 0.0
 
@@ -456,7 +456,7 @@ class TestLookahead:
     ) -> None:
         looks, recorder = Looks(), Recorder()
         make_trainer(keep_all(LookaheadScorer()), looks, recorder).fit(make_module(entropy_coef=0.1), data)
-        assert looks.looks[0].slopes is None
+        assert looks.looks[0].logprob_jvps is None
         assert scores(recorder.episodes[0]).isfinite().all()
 
 

@@ -11,13 +11,13 @@ from parts import CountingEngine, GivenScores, MakeModule, MakeTrainer, Recorder
 
 from ippo import Episodes, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback
-from ippo.callbacks.filter_curves import kept_by_class
+from ippo.callbacks.influence.curves import kept_by_class
 from ippo.data import Task
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
-from ippo.generation import Sampling
 from ippo.influence import ExactScorer, PositiveScore, Uniform, ValidationDirection
-from ippo.sequences import Sequences
+from ippo.rollout.engines.hf import Sampling
+from ippo.rollout.sequences import Sequences
 from ippo.sft import demonstration_loss
 
 NAN = float("nan")
@@ -43,12 +43,12 @@ class TestVerdict:
         (episodes,) = recorder.episodes
         assert episodes.groups.tolist() == [0, 1]
         assert episodes.weights.tolist() == [1.5, 0.5]
-        assert episodes.notes["score"] == [3.0, 1.0]
+        assert episodes.extras["score"] == [3.0, 1.0]
         (dropped,) = episodes.dropped
         assert dropped.groups.tolist() == [0, 1]
-        assert dropped.notes["reason"] == ["score <= 0", "score is not finite"]
-        assert dropped.notes["score"][0] == -1.0
-        assert dropped.notes["score"][1] != dropped.notes["score"][1]
+        assert dropped.extras["reason"] == ["score <= 0", "score is not finite"]
+        assert dropped.extras["score"][0] == -1.0
+        assert dropped.extras["score"][1] != dropped.extras["score"][1]
 
     def test_keep_and_weight_are_the_users(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, recorder: Recorder
@@ -99,7 +99,7 @@ class TestVerdict:
         callback = InfluenceFilterCallback(direction=direction, losses=losses, on_empty="keep_all")
         make_trainer(callback, recorder).fit(module, data)
         for part in (recorder.episodes[0], *recorder.episodes[0].dropped):
-            assert part.notes["score"] == pytest.approx((part.lengths - 10.5).tolist())
+            assert part.extras["score"] == pytest.approx((part.lengths - 10.5).tolist())
 
 
 class TestWeights:

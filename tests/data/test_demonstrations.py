@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 from ippo.data import Task
 from ippo.data.demonstrations import encode_demonstrations
 from ippo.errors import UsageError
-from ippo.sequences import Sequences
+from ippo.rollout.sequences import Sequences
 
 
 def test_real_tokens_spell_prompt_and_solution(task: Task, tokenizer: PreTrainedTokenizerFast, gold: Sequences) -> None:

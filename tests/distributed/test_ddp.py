@@ -20,7 +20,6 @@ from ippo import Episodes, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback, NumericGuard, ReproducibleState
 from ippo.data import Task
 from ippo.data.prompts import IterationSampler, PromptOptions
-from ippo.generation import HFGenerate, Sampling
 from ippo.influence import (
     AdamPreconditioned,
     BufferDirection,
@@ -36,7 +35,8 @@ from ippo.influence import (
     Uniform,
 )
 from ippo.rewards import CHAIN_CLASSES
-from ippo.sequences import Sequences, pad_left
+from ippo.rollout.engines.hf import HFGenerate, Sampling
+from ippo.rollout.sequences import Sequences, pad_left
 
 Train = Callable[..., dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""The doctor from end to end, as a user calls it: a healthy patient, planted defects, wrong arguments."""
+"""The doctor from end to end, as a user calls it: a healthy examined, planted defects, wrong arguments."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM, RwkvConfig, RwkvForCau
 from ippo.data import EmbeddedOptions, embedded_task
 from ippo.doctor.__main__ import main
 from ippo.models import TinyOptions, tiny_llama, train_tokenizer
+from ippo.recipes.warm_start import warm_start
 from ippo.sft import SFTOptions
-from ippo.warm_start import warm_start
 
 TASK = EmbeddedOptions(train_size=256, gold_size=64, validation_size=4, test_size=4, max_steps=2, verifier_error=0.0)
 SMALL = [

@@ -12,11 +12,11 @@ from transformers import LlamaForCausalLM
 from ippo.data import Task
 from ippo.data.task import Columns
 from ippo.doctor import examination
+from ippo.doctor.examined import Examined
 from ippo.doctor.finding import Finding
-from ippo.doctor.patient import Patient
-from ippo.generation import HFGenerate, Sampling
 from ippo.influence import ExactScorer, ValidationDirection
-from ippo.sequences import Sequences
+from ippo.rollout.engines.hf import HFGenerate, Sampling
+from ippo.rollout.sequences import Sequences
 from ippo.sft import demonstration_loss
 from tests.parts import MakeModule
 
@@ -28,17 +28,17 @@ class HotEngine(HFGenerate):
         return super().generate(policy, prompts, dataclasses.replace(sampling, temperature=1.4))
 
 
-def patient_of(module: Any, task: Task, gold: Sequences, batch: Columns) -> Patient:
+def patient_of(module: Any, task: Task, gold: Sequences, batch: Columns) -> Examined:
     torch.manual_seed(0)
-    return Patient(task, module, gold, module.roll_out(batch), 1.0, prompts_per_iteration=64)
+    return Examined(task, module, gold, module.roll_out(batch), 1.0, prompts_per_iteration=64)
 
 
 @pytest.fixture(scope="module")
-def patient(make_module: MakeModule, task: Task, gold: Sequences, batch: Columns) -> Patient:
+def examined(make_module: MakeModule, task: Task, gold: Sequences, batch: Columns) -> Examined:
     return patient_of(make_module(samples_per_prompt=8), task, gold, batch)
 
 
-def test_numbers_of_a_healthy_patient_agree(patient: Patient) -> None:
+def test_numbers_of_a_healthy_patient_agree(examined: Examined) -> None:
     checks = (
         examination.check_sampling,
         examination.check_logprobs,
@@ -47,7 +47,7 @@ def test_numbers_of_a_healthy_patient_agree(patient: Patient) -> None:
         examination.check_finite,
         examination.check_gold_answers,
     )
-    assert [check(patient).state for check in checks] == ["ok"] * len(checks)
+    assert [check(examined).state for check in checks] == ["ok"] * len(checks)
 
 
 def test_a_temperature_that_logprobs_ignore_is_found_in_the_samples_alone(
@@ -60,71 +60,71 @@ def test_a_temperature_that_logprobs_ignore_is_found_in_the_samples_alone(
     assert examination.check_logprobs(hot).state == "ok"  # the model is sound: the sampler is not
 
 
-def test_generation_that_differs_is_found(patient: Patient, policy: LlamaForCausalLM) -> None:
+def test_generation_that_differs_is_found(examined: Examined, policy: LlamaForCausalLM) -> None:
     """A model that counts positions in another way while it generates."""
 
     def shift(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         moved = kwargs["use_cache"] and kwargs.get("position_ids") is not None
         return args, {**kwargs, "position_ids": kwargs["position_ids"] // 2} if moved else kwargs
 
-    handle = patient.module.model.policy.register_forward_pre_hook(shift, with_kwargs=True)
-    found = examination.check_logprobs(patient)
+    handle = examined.module.model.policy.register_forward_pre_hook(shift, with_kwargs=True)
+    found = examination.check_logprobs(examined)
     handle.remove()
     assert found.state == "wrong"
-    assert examination.check_logprobs(patient).state == "ok"
+    assert examination.check_logprobs(examined).state == "ok"
 
 
-def test_gold_solutions_of_other_problems_are_found(patient: Patient, task: Task) -> None:
+def test_gold_solutions_of_other_problems_are_found(examined: Examined, task: Task) -> None:
     solutions = [row["solution"] for row in task.gold]
     mixed = [{**row, "solution": other} for row, other in zip(task.gold, solutions[1:] + solutions[:1], strict=True)]
-    noise = dataclasses.replace(patient, task=dataclasses.replace(task, gold=mixed))
+    noise = dataclasses.replace(examined, task=dataclasses.replace(task, gold=mixed))
     assert examination.check_gold_answers(noise).state == "wrong"
 
 
-def test_episodes_that_all_earned_the_same_are_still_compared(patient: Patient) -> None:
-    episodes = patient.episodes
+def test_episodes_that_all_earned_the_same_are_still_compared(examined: Examined) -> None:
+    episodes = examined.episodes
     flat = dataclasses.replace(
-        patient, episodes=dataclasses.replace(episodes, advantages=torch.zeros_like(episodes.advantages))
+        examined, episodes=dataclasses.replace(episodes, advantages=torch.zeros_like(episodes.advantages))
     )
-    assert not patient.score(flat.episodes).any()
-    scores = patient.score(examination.with_signal(flat).episodes)
+    assert not examined.score(flat.episodes).any()
+    scores = examined.score(examination.with_signal(flat).episodes)
     assert (scores != 0).all()
-    assert examination.with_signal(patient) is patient
+    assert examination.with_signal(examined) is examined
 
 
-def test_scores_point_along_the_gradient_of_the_gold_set(patient: Patient) -> None:
-    policy = patient.module.model.policy
-    demonstration_loss(policy, patient.gold).mean().backward()
+def test_scores_point_along_the_gradient_of_the_gold_set(examined: Examined) -> None:
+    policy = examined.module.model.policy
+    demonstration_loss(policy, examined.gold).mean().backward()
     along = {name: parameter.grad for name, parameter in policy.named_parameters()}
     policy.zero_grad()
-    expected = ExactScorer("loop").score(policy, patient.module.policy_losses, [patient.episodes], along)
-    torch.testing.assert_close(patient.score(patient.episodes), expected, rtol=1e-3, atol=1e-5)
+    expected = ExactScorer("loop").score(policy, examined.module.policy_losses, [examined.episodes], along)
+    torch.testing.assert_close(examined.score(examined.episodes), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_scores_are_by_the_parameters_of_the_runs_filter(patient: Patient) -> None:
-    policy, losses = patient.module.model.policy, patient.module.policy_losses
-    direction = ValidationDirection([patient.gold], demonstration_loss)
-    expected = ExactScorer("loop", parameters=1).score(policy, losses, [patient.episodes], direction)
-    of_block = dataclasses.replace(patient, parameters=1)
-    torch.testing.assert_close(of_block.score(patient.episodes), expected, rtol=1e-3, atol=1e-5)
-    assert not torch.allclose(patient.score(patient.episodes), expected, rtol=1e-1)
+def test_scores_are_by_the_parameters_of_the_runs_filter(examined: Examined) -> None:
+    policy, losses = examined.module.model.policy, examined.module.policy_losses
+    direction = ValidationDirection([examined.gold], demonstration_loss)
+    expected = ExactScorer("loop", parameters=1).score(policy, losses, [examined.episodes], direction)
+    of_block = dataclasses.replace(examined, parameters=1)
+    torch.testing.assert_close(of_block.score(examined.episodes), expected, rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(examined.score(examined.episodes), expected, rtol=1e-1)
     assert examination.check_backends(of_block).state == "ok"
 
 
-def test_halving_by_parts_is_halving(patient: Patient) -> None:
+def test_halving_by_parts_is_halving(examined: Examined) -> None:
     """Scores are linear in the direction: eight parts give every half that is made of them."""
-    half = torch.arange(0, len(patient.gold), 2)
-    parts = torch.stack([patient.score(patient.episodes, gold=patient.gold.rows(row[None])) for row in half])
+    half = torch.arange(0, len(examined.gold), 2)
+    parts = torch.stack([examined.score(examined.episodes, gold=examined.gold.rows(row[None])) for row in half])
     torch.testing.assert_close(
-        parts.mean(0), patient.score(patient.episodes, gold=patient.gold.rows(half)), rtol=1e-3, atol=1e-5
+        parts.mean(0), examined.score(examined.episodes, gold=examined.gold.rows(half)), rtol=1e-3, atol=1e-5
     )
 
 
-def test_a_check_that_breaks_down_is_a_finding(patient: Patient) -> None:
+def test_a_check_that_breaks_down_is_a_finding(examined: Examined) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("this model\n  cannot be asked")
 
-    broken = dataclasses.replace(patient, task=dataclasses.replace(patient.task, check=refuse))
+    broken = dataclasses.replace(examined, task=dataclasses.replace(examined.task, check=refuse))
     findings = {one.check: one for one in examination.examine(broken, compared=4, iterations=2, needed=2**30)}
     assert findings["gold answers"] == Finding(
         "gold answers", "wrong", "it broke down: RuntimeError: this model cannot be asked", "mend this first"

@@ -16,11 +16,11 @@ from torch import Tensor
 from ippo import PPOModule, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback, IterationCheckpoint, NumericGuard
 from ippo.errors import UsageError
-from ippo.guards import NumericWarning, excerpt
 from ippo.influence import ValidationDirection
-from ippo.look_back import LookBack
 from ippo.models import response_logprobs
-from ippo.objective import PolicyObjective
+from ippo.ppo.guards import NumericWarning, excerpt
+from ippo.ppo.logprobs import LogprobPass
+from ippo.ppo.objective import PolicyObjective
 from ippo.sft import demonstration_loss
 
 NAN, INF = float("nan"), float("inf")
@@ -52,9 +52,9 @@ class LookBackFault(L.Callback):
     def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
         self.change = change
 
-    def on_look_back(self, trainer: L.Trainer, pl_module: Any, look: LookBack) -> LookBack:
+    def on_logprob_pass(self, trainer: L.Trainer, pl_module: Any, look: LogprobPass) -> LogprobPass:
         logprobs = response_logprobs(pl_module.model.policy, look.sequences)
-        return LookBack(look.sequences, self.change(logprobs))
+        return LogprobPass(look.sequences, self.change(logprobs))
 
 
 class GradientFault(L.Callback):
@@ -146,9 +146,9 @@ def test_an_episode_with_such_a_number_is_left_out_counted_and_named(
     _, told, guard, recorder = run(*callbacks, micro_batch_size=16, **options)
     for iteration, episodes in enumerate(recorder.episodes):
         (dropped,) = episodes.dropped
-        assert f"iteration {iteration}: {dropped.notes['reason'][0]}; left out" in told
+        assert f"iteration {iteration}: {dropped.extras['reason'][0]}; left out" in told
         assert excerpt(dropped.prompts[0], dropped.responses[0]) in told
-        assert "not finite" in dropped.notes["reason"][0]
+        assert "not finite" in dropped.extras["reason"][0]
     assert [one["guard/episodes"] for one in recorder.curves] == [1.0] * 3
     assert guard.bad_in_a_row == 3
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from ippo.functional import policy_loss
 from ippo.influence.parameters import trainable
 from ippo.models import response_logprobs
-from ippo.sequences import Sequences, per
+from ippo.rollout.sequences import Sequences, axis_field
 
 VOCABULARY = 67
 PADDING = 1  # has an embedding that is never trained where the architecture says so; responses hold it all the same
@@ -104,8 +104,8 @@ def _disturb(model: nn.Module, spread: float) -> None:
 class Rollout(Sequences):
     """Sequences with what PPO needs of them."""
 
-    old_logprobs: Tensor = per("token")
-    advantages: Tensor = per("token")
+    old_logprobs: Tensor = axis_field("token")
+    advantages: Tensor = axis_field("token")
 
 
 def roll_out(policy: nn.Module, prompts: Sequence[int], responses: Sequence[int], blank: int = 0) -> Rollout:

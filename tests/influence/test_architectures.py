@@ -29,7 +29,7 @@ from ippo.errors import UsageError
 from ippo.functional import policy_loss, token_logprobs
 from ippo.influence import ExactScorer, ValidationDirection
 from ippo.influence.exact import Backend
-from ippo.sequences import Sequences
+from ippo.rollout.sequences import Sequences
 from ippo.sft import demonstration_loss
 
 BACKENDS: tuple[Any, ...] = get_args(Backend)

@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 from ippo.errors import UsageError
 from ippo.influence import ValidationDirection
 from ippo.influence.direction import resolve
-from ippo.sequences import Sequences
+from ippo.rollout.sequences import Sequences
 from ippo.sft import demonstration_loss
 
 

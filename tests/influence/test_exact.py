@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 from ippo import Episodes, PPOModule
 from ippo.errors import UsageError
 from ippo.influence import ExactScorer, ValidationDirection
-from ippo.sequences import Sequences
+from ippo.rollout.sequences import Sequences
 from ippo.sft import demonstration_loss
 
 BACKENDS = ("auto", "jvp", "ghost", "loop")

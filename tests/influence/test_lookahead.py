@@ -85,17 +85,17 @@ class TestTokens:
         module, batch, gold = layers(), torch.randn(5, 3), torch.randn(4, 3)
         moved = stepped(module, gold, 2, 0.05)
         direction = ValidationDirection([gold], squares)
-        values, slopes = LookaheadScorer(2, 0.05).derivatives(module, self.tokens, batch.split(2), direction)
+        values, jvps = LookaheadScorer(2, 0.05).derivatives(module, self.tokens, batch.split(2), direction)
         torch.testing.assert_close(values, self.tokens(module, batch).detach())
-        assert_same(slopes, values - self.tokens(moved, batch).detach())
+        assert_same(jvps, values - self.tokens(moved, batch).detach())
 
     def test_shorter_batches_are_padded(self) -> None:
         def tokens(module: nn.Module, batch: Tensor) -> Tensor:
             return module(batch) * torch.ones(1, len(batch))
 
-        values, slopes = LookaheadScorer(1, 1.0).derivatives(weight_of(3.0), tokens, BATCHES, ONE)
+        values, jvps = LookaheadScorer(1, 1.0).derivatives(weight_of(3.0), tokens, BATCHES, ONE)
         assert values.tolist() == [[3.0, 3.0], [6.0, 6.0], [9.0, 0.0]]
-        torch.testing.assert_close(slopes, torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 0.0]]))
+        torch.testing.assert_close(jvps, torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 0.0]]))
 
     def test_a_direction_of_the_buffer_is_that_of_its_rows(self) -> None:
         module, batch = layers(), torch.randn(5, 3)
@@ -103,8 +103,8 @@ class TestTokens:
         optimizer = torch.optim.Adam(moved.parameters(), lr=0.05)
         self.tokens(moved, batch).sum(1).mean().backward()
         optimizer.step()
-        _, slopes = LookaheadScorer(1, 0.05).derivatives(module, self.tokens, batch.split(2), BufferDirection())
-        assert_same(slopes, (self.tokens(module, batch) - self.tokens(moved, batch)).detach())
+        _, jvps = LookaheadScorer(1, 0.05).derivatives(module, self.tokens, batch.split(2), BufferDirection())
+        assert_same(jvps, (self.tokens(module, batch) - self.tokens(moved, batch)).detach())
 
     def test_no_episodes(self) -> None:
         assert [len(found) for found in LookaheadScorer(1, 1.0).derivatives(weight_of(3.0), self.tokens, [], ONE)] == [

@@ -1,4 +1,4 @@
-"""Keep rules, weight rules, and the verdict that they come to together."""
+"""Keep rules, weight rules, and the selection that they come to together."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ippo.influence import (
     RandomMatched,
     RightAndRandom,
     RightOrPositive,
+    Selection,
     TopFraction,
     Uniform,
-    Verdict,
     WorstNegatives,
-    judge,
+    select_episodes,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -33,9 +33,9 @@ def keep(rule: KeepRule, scores: Tensor, rewards: Tensor | None = None) -> list[
     return rule(scores, rewards, torch.arange(len(scores))).tolist()
 
 
-def verdict(scores: list[float], rule: KeepRule = PositiveScore(), weight: Any = Proportional()) -> Verdict:
+def selection(scores: list[float], rule: KeepRule = PositiveScore(), weight: Any = Proportional()) -> Selection:
     count = len(scores)
-    return judge(torch.tensor(scores), torch.zeros(count), torch.arange(count), rule, weight)
+    return select_episodes(torch.tensor(scores), torch.zeros(count), torch.arange(count), rule, weight)
 
 
 def test_positive_score_keeps_nothing_that_does_not_help() -> None:
@@ -67,7 +67,7 @@ class TestKeepRules:
         ],
     )
     def test_kept_and_reason_by_hand(self, rule: KeepRule, kept: list[int], reason: str) -> None:
-        found = judge(self.SCORES, self.REWARDS, self.GROUPS, rule, Uniform())
+        found = select_episodes(self.SCORES, self.REWARDS, self.GROUPS, rule, Uniform())
         assert found.kept.nonzero().flatten().tolist() == kept
         assert found.reasons == ["" if index in kept else reason for index in range(6)]
 
@@ -87,7 +87,7 @@ class TestKeepRules:
         ],
     )
     def test_an_empty_buffer_stays_empty(self, rule: KeepRule) -> None:
-        found = judge(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.long), rule, Proportional())
+        found = select_episodes(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.long), rule, Proportional())
         assert found.kept.dtype == torch.bool
         assert found.kept.tolist() == found.weights.tolist() == found.reasons == []
 
@@ -193,7 +193,7 @@ def test_uniform_weighs_all_alike() -> None:
 
 class TestJudge:
     def test_survivors_weights_and_reasons_by_hand(self) -> None:
-        found = verdict([3.0, -1.0, 1.0, 0.0])
+        found = selection([3.0, -1.0, 1.0, 0.0])
         assert found.kept.tolist() == [True, False, True, False]
         assert found.weights.tolist() == [1.5, 0.0, 0.5, 0.0]
         assert found.reasons == ["", "score <= 0", "", "score <= 0"]
@@ -201,7 +201,7 @@ class TestJudge:
         assert found.effective_sample_size == pytest.approx(2.0**2 / (4 * 2.5))
 
     def test_a_score_that_is_not_finite_goes_and_moves_no_weight(self) -> None:
-        found = verdict([1.0, NAN, 3.0, INF, -INF])
+        found = selection([1.0, NAN, 3.0, INF, -INF])
         assert found.weights.tolist() == [0.5, 0.0, 1.5, 0.0, 0.0]
         assert found.reasons == ["", "score is not finite", "", "score is not finite", "score is not finite"]
         assert found.scores.isnan().tolist() == [False, True, False, False, False]  # as they were given
@@ -216,7 +216,7 @@ class TestJudge:
 
         rule = Look()
         scores = torch.tensor([1.0, NAN, 2.0])
-        found = judge(scores, torch.tensor([5.0, 6.0, 7.0]), torch.tensor([0, 0, 1]), rule, Uniform())
+        found = select_episodes(scores, torch.tensor([5.0, 6.0, 7.0]), torch.tensor([0, 0, 1]), rule, Uniform())
         assert rule.seen == [[1.0, 2.0], [5.0, 7.0], [0, 1]]
         assert found.reasons == ["seen", "score is not finite", ""]
         assert found.weights.tolist() == [0.0, 0.0, 1.0]
@@ -224,14 +224,14 @@ class TestJudge:
     @pytest.mark.parametrize("scores", [[-1.0, -2.0], [NAN, NAN], []], ids=["negative", "NaN", "no episodes"])
     @pytest.mark.parametrize("weight", [Proportional(), Proportional(min_effective=0.5), Uniform()])
     def test_no_survivors(self, scores: list[float], weight: Any) -> None:
-        found = verdict(scores, weight=weight)
+        found = selection(scores, weight=weight)
         assert found.survival == 0.0
         assert found.effective_sample_size == 0.0
         assert found.weights.tolist() == [0.0] * len(scores)
         assert all(found.reasons)
 
     def test_part_is_some_of_the_rows(self) -> None:
-        part = verdict([3.0, -1.0, 1.0]).part(slice(1, 3))
+        part = selection([3.0, -1.0, 1.0]).part(slice(1, 3))
         assert part.scores.tolist() == [-1.0, 1.0]
         assert part.kept.tolist() == [False, True]
         assert part.weights.tolist() == [0.0, 0.5]

@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 
 from ippo import Episodes
 from ippo.models import SeparateModels, ValueModel, response_logprobs
-from ippo.sequences import Sequences
+from ippo.rollout.sequences import Sequences
 
 
 @pytest.fixture

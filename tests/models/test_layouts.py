@@ -18,14 +18,14 @@ from ippo import Episodes, PPOModule, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback
 from ippo.data import Task
 from ippo.errors import UsageError
-from ippo.generation import Sampling
 from ippo.influence import ExactScorer, PositiveScore, Uniform, ValidationDirection
 from ippo.influence.parameters import scored
 from ippo.models import LayoutName, LoraOptions, ModelOptions, build_models, response_logprobs
 from ippo.models.actor_critic import Layout
 from ippo.models.layouts import prepare
 from ippo.models.memory import bytes_of
-from ippo.options import EvaluationOptions, PPOOptions
+from ippo.ppo.options import EvaluationOptions, PPOOptions
+from ippo.rollout.engines.hf import Sampling
 
 LORA = LoraOptions(rank=2, alpha=4.0)
 LAYOUTS = ("separate", "shared", "lora")

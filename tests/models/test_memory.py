@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ippo.models import LayoutName, LoraOptions, ModelOptions, build_models, response_logprobs
 from ippo.models.memory import GIB, MemoryEstimate, Shape, blueprint, bytes_of, estimate_memory
-from ippo.sequences import Sequences
+from ippo.rollout.sequences import Sequences
 
 N, S, T = 8, 16, 48
 LORA = LoraOptions(rank=4)

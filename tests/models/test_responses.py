@@ -24,7 +24,7 @@ from ippo.influence import ExactScorer
 from ippo.models import LoraOptions, response_logits, response_logprobs
 from ippo.models.adapters import with_adapter
 from ippo.models.responses import response_logprobs_and_entropy
-from ippo.sequences import Sequences
+from ippo.rollout.sequences import Sequences
 
 
 @torch.no_grad()

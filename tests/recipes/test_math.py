@@ -13,8 +13,8 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ippo.generation import HFGenerate
 from ippo.recipes.math import main
+from ippo.rollout.engines.hf import HFGenerate
 
 SMALL = [
     "--tiny.hidden_size=16",

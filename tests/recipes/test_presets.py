@@ -13,9 +13,9 @@ import yaml
 from hub_copies import COPIES, write_lines
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from ippo.experiments.comparison.arms import known
 from ippo.models import train_tokenizer
 from ippo.recipes import commonsense, math, physics
-from ippo.recipes.comparison.arms import known
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import CONFIGS, names, policy_id, preset_files
 from ippo.recipes.tasks import load_task

@@ -1,0 +1,218 @@
+"""The direction of a filter in a running Lightning training: where its gold rows come from, and how long it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from ippo.callbacks.influence.batch_rows import count_rows
+from ippo.errors import UsageError, require
+from ippo.influence import Direction, Losses, ValidationDirection
+from ippo.influence.direction import resolve
+from ippo.influence.parameters import Subset, scored, trainable
+from ippo.rollout.sequences import Sequences
+
+
+class _Held(NamedTuple):
+    """A computed direction, at which batch it was, and the loss that it is the gradient of."""
+
+    batch: int
+    direction: dict[str, Tensor]
+    loss: float | None
+
+
+class HeldDirection:
+    """A direction, computed anew every so many batches.
+
+    Args:
+        direction: a direction, bound to the training, or a mapping that never changes.
+        every: how many batches a computed direction is used for.
+        parameters: which parameters count; no gradient is taken of the others.
+        gold: what the direction reads, if it reads gold rows.
+
+    Raises:
+        UsageError: if a direction that is made of the scored rows is to outlive them.
+    """
+
+    def __init__(
+        self,
+        direction: Direction | Mapping[str, Tensor],
+        every: int = 1,
+        parameters: Subset = None,
+        gold: GoldBatches | None = None,
+    ) -> None:
+        self.direction, self.every, self.parameters, self.gold = direction, every, parameters, gold
+        remedy = "the direction is made of the rows that are scored: use 1"
+        require(every == 1 or not self.needs_buffer, "direction_every_n_batches", every, remedy)
+        self._held: _Held | None = None
+        self._restored = False
+        self._readings = 0  # of the gold rows, before this start
+
+    @property
+    def needs_buffer(self) -> bool:
+        """Whether the direction is made of the rows that are scored."""
+        return isinstance(self.direction, Direction) and self.direction.needs_buffer
+
+    @property
+    def loss(self) -> float | None:
+        """The loss that the direction is the gradient of, where it was last computed for scores."""
+        if self._held is not None:
+            return self._held.loss
+        return self.direction.mean_loss if isinstance(self.direction, Direction) else None
+
+    def at(self, module: nn.Module, batch: int) -> Direction | Mapping[str, Tensor]:
+        """For the scores of a batch, by its number: the direction itself, or what it was when last computed."""
+        if self.every == 1 or isinstance(self.direction, Mapping):
+            return self.direction
+        if self._held is None or batch - self._held.batch >= self.every:
+            with scored(module, self.parameters):
+                direction = resolve(self.direction, module)
+            self._held = _Held(batch, direction, self.direction.mean_loss)
+        if self._restored:  # a checkpoint is loaded to the CPU
+            parameters, self._restored = trainable(module), False
+            here = {name: one.to(parameters.get(name, one)) for name, one in self._held.direction.items()}
+            self._held = self._held._replace(direction=here)
+        return self._held.direction
+
+    def check(self, module: nn.Module) -> None:
+        """Compute the direction for nothing, so that a wrong one is told before work starts; then the gold rows go on
+        where they were.
+
+        Raises:
+            UsageError: if it does not fit the module.
+        """
+        if not self.needs_buffer:
+            # A direction may sample; a resumed run tries it once more and must draw the same.
+            with isolate_rng(), scored(module, self.parameters):
+                resolve(self.direction, module)
+        if self.gold is not None:
+            self.gold.go_to(self._readings)
+
+    def state_dict(self) -> dict[str, Any]:
+        held = {} if self._held is None else self._held._asdict()
+        return {**held, "readings": 0 if self.gold is None else self.gold.readings}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        held = {key: value for key, value in state.items() if key != "readings"}
+        self._held = _Held(**held) if held else None
+        self._restored, self._readings = bool(held), state.get("readings", 0)
+
+
+class DirectionHost:
+    """A LightningModule and its trainer, as :meth:`ippo.influence.Direction.bind` sees them.
+
+    Whatever is not said here is asked of the module.
+
+    Args:
+        trainer, module: of the running fit.
+        losses: one loss a row, where the user gave it.
+        rows: at most about so many gold rows are read each time; None for all.
+    """
+
+    def __init__(self, trainer: L.Trainer, module: Any, losses: Losses | None, rows: int | None) -> None:
+        self.trainer, self.module, self.losses, self.rows = trainer, module, losses, rows
+        self.gold: GoldBatches | None = None  # once it was asked for
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+    def prepare_batches(self, batches: Iterable[Any]) -> Iterable[Any]:
+        """Gold batches as the training would get them."""
+        self.gold = GoldBatches(self.trainer, batches, self.rows)
+        return self.gold
+
+    def validation_direction(self) -> ValidationDirection:
+        """The module's own gold examples; where it names none, the trainer's validation data.
+
+        Raises:
+            UsageError: if there is neither.
+        """
+        if hasattr(self.module, "validation_direction"):
+            own: ValidationDirection = self.module.validation_direction()
+            return ValidationDirection(self.prepare_batches(own.batches or []), own.loss)
+        loaders: Any = self.trainer.val_dataloaders
+        if not loaders or self.losses is None:
+            remedy = (
+                f"{type(self.module).__name__} has no validation_direction() and the trainer no validation data: "
+                "pass ValidationDirection(batches, loss)"
+            )
+            raise UsageError("direction", "ValidationDirection()", remedy)
+        several = isinstance(loaders, list | tuple | dict)
+        require(not several, "direction", "ValidationDirection()", "there are several validation loaders: pass one")
+        return ValidationDirection(self.prepare_batches(loaders), self.losses)
+
+
+class GoldBatches:
+    """Batches on the training's device, of which each reading takes some, going on where the last one stopped.
+
+    Reading them draws nothing from the training's random generators.
+
+    Args:
+        trainer: knows where batches belong and in which precision.
+        batches: a DataLoader or any other iterable that can be read again.
+        rows: of a reading: of tokenised sequences exactly so many, of other batches it ends with the one that makes it
+            so many; None for one whole pass.
+    """
+
+    def __init__(self, trainer: L.Trainer, batches: Iterable[Any], rows: int | None) -> None:
+        self.trainer, self.batches, self.rows = trainer, batches, rows
+        self._stream: Iterator[Any] | None = None
+        self._rest: Sequences | None = None  # of a batch that was longer than a reading
+        self.readings = 0
+
+    def go_to(self, readings: int) -> None:
+        """Be where so many readings, from the first row on, lead to."""
+        self._stream, self._rest, self.readings = None, None, 0
+        for _ in range(0 if self.rows is None else readings):
+            for _ in self:
+                pass
+        self.readings = readings
+
+    def __iter__(self) -> Iterator[Any]:
+        self.readings += 1
+        if self.rows is None:
+            self._stream = None
+        rows, begun = 0, 0
+        while self.rows is None or rows < self.rows:
+            batch, self._rest = self._rest, None
+            if batch is None:
+                if self._stream is None:
+                    if begun == 1:  # a pass of its own is the most that a reading takes
+                        return
+                    begun += 1
+                batch = self._next()
+            if batch is None:
+                continue
+            if self.rows is not None:
+                batch, self._rest = _parted(batch, self.rows - rows)
+                rows += count_rows(batch)
+            yield batch
+
+    def _next(self) -> Any:
+        """The stream's next batch; None at its end, after which it starts anew."""
+        with isolate_rng():  # a loader draws when it starts, a shuffling one when it gives its first batch
+            self._stream = iter(self.batches) if self._stream is None else self._stream
+            batch = next(self._stream, None)
+        if batch is None:
+            self._stream = None
+            return None
+        return self._placed(batch)
+
+    def _placed(self, batch: Any) -> Any:
+        """On the device and in the precision of training batches; what moves itself keeps its own types."""
+        if isinstance(batch, Tensor) or not hasattr(batch, "to"):
+            batch = self.trainer.precision_plugin.convert_input(batch)
+        return self.trainer.strategy.batch_to_device(batch)
+
+
+def _parted(batch: Any, rows: int) -> tuple[Any, Sequences | None]:
+    """The first rows of a batch, and the others; a batch that is none of sequences stays whole."""
+    if not isinstance(batch, Sequences) or len(batch) <= rows:
+        return batch, None
+    places = torch.arange(len(batch))
+    return batch.rows(places[:rows]).trim(), batch.rows(places[rows:]).trim()

@@ -1,0 +1,42 @@
+"""From one rank's scores to a selection that all ranks share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ippo.callbacks.influence.batch_rows import column
+from ippo.distributed import gather
+from ippo.errors import require
+from ippo.influence import KeepRule, Selection, WeightRule, select_episodes
+
+
+def select_together(scores: Tensor, batch: Any, keep: KeepRule, weight: WeightRule) -> tuple[Selection, slice]:
+    """The selection on the rows of all ranks, and where this rank's own are among them.
+
+    Args:
+        scores: [n] of this rank's rows.
+        batch: the rows; their ``rewards`` and ``groups`` go to the keep rule where they have them.
+        keep, weight: the rules.
+
+    Raises:
+        UsageError: if the keep rule reads what the rows do not have.
+
+    Example:
+        >>> from ippo.influence import PositiveScore, Uniform
+        >>> selection, own = select_together(torch.tensor([0.5, -0.5]), {}, PositiveScore(), Uniform())
+        >>> selection.kept, own
+        (tensor([ True, False]), slice(0, 2, None))
+    """
+    columns = {"rewards": torch.zeros_like(scores), "groups": torch.arange(len(scores), device=scores.device)}
+    for name in columns:
+        values = column(batch, name)
+        missing, rule = values is None and name in keep.reads, type(keep).__name__
+        require(not missing, "keep", rule, f"it reads {name}, but what it judges has no entry of that name")
+        if values is not None:
+            columns[name] = torch.as_tensor(values, device=scores.device)
+    rewards, groups = gather(columns["rewards"])[0], gather(columns["groups"])[0]
+    scores, own = gather(scores)
+    return select_episodes(scores, rewards, groups, keep, weight), own

@@ -1,0 +1,96 @@
+"""Sums, maxima and rows over all processes of a run; on one process each returns its argument.
+
+All but :func:`world_size`, :func:`rank` and :func:`seed_each_rank` wait for the other ranks: every rank must call them, in
+the same order.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+import numpy
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes, 1 where nothing is distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def total(value: Tensor) -> Tensor:
+    """Elementwise sum over the ranks."""
+    return _reduced(value, dist.ReduceOp.SUM) if world_size() > 1 else value
+
+
+def totals(values: Mapping[str, float], device: torch.device | str) -> dict[str, float]:
+    """Sum over the ranks of each number; all ranks must hold the same names."""
+    if world_size() == 1:
+        return dict(values)
+    sums = total(torch.tensor([values[name] for name in sorted(values)], device=device))
+    return dict(zip(sorted(values), sums.tolist(), strict=True))
+
+
+def total_of(value: int, device: torch.device | str) -> int:
+    """Sum over the ranks of a plain number; ``device`` is one that the process group can reduce on."""
+    return int(total(torch.tensor(value, device=device))) if world_size() > 1 else value
+
+
+def largest(value: int, device: torch.device | str) -> int:
+    """Maximum over the ranks of a plain number."""
+    return int(_reduced(torch.tensor(value, device=device), dist.ReduceOp.MAX)) if world_size() > 1 else value
+
+
+def gather(value: Tensor) -> tuple[Tensor, slice]:
+    """All ranks' rows one after another, and where this rank's own are; ranks may hold different numbers of rows."""
+    if world_size() == 1:
+        return value, slice(0, len(value))
+    counts = [torch.zeros((), dtype=torch.long, device=value.device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor(len(value), device=value.device))
+    sizes = [int(count) for count in counts]
+    padded = value.new_zeros((max(sizes), *value.shape[1:]))
+    padded[: len(value)] = value
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    start = sum(sizes[: rank()])
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]), slice(start, start + len(value))
+
+
+def gather_texts(texts: Sequence[str], device: torch.device | str) -> list[str]:
+    """All ranks' texts one after another, in the order of :func:`gather`."""
+    if world_size() == 1:
+        return list(texts)
+    encoded = [text.encode() for text in texts]
+    sizes, _ = gather(torch.tensor([len(text) for text in encoded], dtype=torch.long, device=device))
+    letters, _ = gather(torch.tensor(list(b"".join(encoded)), dtype=torch.uint8, device=device))
+    return [bytes(part.tolist()).decode() for part in letters.cpu().split(sizes.tolist())]
+
+
+def from_first(value: Tensor) -> Tensor:
+    """What rank 0 passes, on every rank; for decisions that are drawn at random. Of the same shape on all of them."""
+    if world_size() == 1:
+        return value
+    value = value.clone()
+    dist.broadcast(value, src=0)
+    return value
+
+
+def seed_each_rank() -> None:
+    """Ranks that were seeded alike draw differently from here on, each from a seed of its own; rank 0 is left alone."""
+    if rank():
+        seed = (torch.initial_seed() + 1_000_003 * rank()) % 2**32
+        for start in (torch.manual_seed, numpy.random.seed, random.seed):
+            start(seed)
+
+
+def _reduced(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+    value = value.clone()
+    dist.all_reduce(value, operation)
+    return value

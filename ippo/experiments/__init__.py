@@ -1,0 +1,1 @@
+"""Instruments: arms side by side, and what the scores saw."""

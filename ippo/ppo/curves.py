@@ -1,0 +1,126 @@
+"""The numbers behind the curves: what a rollout buffer and an update look like, all ranks together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ippo.distributed import gather, gather_texts
+from ippo.functional import kl
+from ippo.rollout.episodes import Episodes
+
+
+def rollout_curves(episodes: Episodes) -> dict[str, float]:
+    """Rewards, accuracy and the state of policy and critic, before anything is filtered; equal on all ranks.
+
+    ``ppo/entropy`` is the mean surprise, -log pi, of the sampled tokens: an unbiased estimate that costs nothing.
+    ``ppo/kl`` is the mean k1 estimate in nats a token against the reference policy.
+    """
+    mask, divergence = episodes.response_mask, kl(episodes.old_logprobs, episodes.reference_logprobs)
+
+    def mean(values: Tensor) -> float:
+        return float(gather(values.float())[0].mean())
+
+    return {
+        "reward/mean": mean(episodes.rewards),
+        "reward/unfinished": mean(~episodes.finished),
+        "reward/length": mean(episodes.lengths),
+        "reward/zero_variance": zero_variance(gather(episodes.rewards)[0], gather(episodes.groups)[0]),
+        "ppo/kl": mean(divergence[mask]),
+        "ppo/entropy": -mean(episodes.old_logprobs[mask]),
+        "ppo/explained_variance": explained_variance(
+            gather(episodes.values[mask])[0], gather(episodes.returns[mask])[0]
+        ),
+        **accuracy_curves(_together(episodes)),
+    }
+
+
+def update_curves(sums: Mapping[str, float], first: Mapping[str, float]) -> dict[str, float]:
+    """The curves of an update: means over its episodes, its tokens, and the loss of the gold solutions mixed in.
+
+    ``ppo/mismatch`` is how far the first step's policy is from the one that sampled. It has not moved by then, so
+    whatever differs is a mistake: another numerical path in the engine, or dropout.
+
+    Args:
+        sums: over the update, ``episodes`` and ``tokens`` counted, ``ptx_loss`` over ``ptx_rows`` gold solutions, and
+            any other name over the episodes. Empty where nothing survived.
+        first: the same after the first step, or empty.
+
+    Example:
+        >>> update_curves({"episodes": 4.0, "tokens": 60.0, "policy_step": 2.0}, {"episodes": 2.0, "policy_step": 0.0})
+        {'ppo/update_tokens': 60.0, 'ppo/policy_step': 0.5, 'ppo/mismatch': 0.0}
+    """
+    counts = ("episodes", "tokens", "ptx_loss", "ptx_rows")
+    seen = max(1.0, sums.get("episodes", 0.0))
+    curves = {"ppo/update_tokens": sums.get("tokens", 0.0)}
+    curves |= {f"ppo/{name}": value / seen for name, value in sums.items() if name not in counts}
+    if sums.get("ptx_rows"):
+        curves["ppo/ptx_loss"] = sums["ptx_loss"] / sums["ptx_rows"]
+    if first:
+        curves["ppo/mismatch"] = first["policy_step"] / max(1.0, first["episodes"])
+    return curves
+
+
+def accuracy_curves(extras: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+    """Share of right answers, and of the classes of chains among the right ones.
+
+    Faithful and unfaithful chains are counted among the right answers that could be checked; ``accuracy/unverifiable``
+    is the share of the right answers that could not, ``accuracy/no_answer`` that of the responses without an answer
+    that can be read.
+
+    Args:
+        extras: ``answer``, ``correct`` and ``chain`` of all ranks' episodes, as :data:`ippo.data.Check` gives them.
+    """
+    right = [chain for chain, correct in zip(extras["chain"], extras["correct"], strict=True) if correct]
+    chains = Counter(right)
+    checked = len(right) - chains["unverifiable"]
+    shares = {kind: chains[kind] / max(1, checked) for kind in ("wrong_step", "nonsense", "shortcut")}
+    return {
+        "accuracy/em": len(right) / len(extras["correct"]),
+        "accuracy/no_answer": list(extras["answer"]).count(None) / len(extras["correct"]),
+        "accuracy/unverifiable": chains["unverifiable"] / max(1, len(right)),
+        "accuracy/false_positive": (checked - chains["faithful"]) / max(1, checked),
+        **{f"accuracy/{kind}": share for kind, share in shares.items()},
+    }
+
+
+def zero_variance(rewards: Tensor, groups: Tensor) -> float:
+    """Share of the groups whose rewards are all equal: comparing the samples of one prompt teaches nothing there.
+
+    Example:
+        >>> zero_variance(torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([3, 3, 5, 5]))
+        0.5
+    """
+    members = [rewards[groups == group] for group in groups.unique()]
+    return sum(bool((member == member[0]).all()) for member in members) / len(members)
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for one that knows only the mean.
+
+    Example:
+        >>> explained_variance(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0]))
+        0.75
+        >>> explained_variance(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]))  # nothing to explain
+        0.0
+    """
+    variance = float(returns.var(unbiased=False))
+    return 1.0 - float((returns - values).var(unbiased=False)) / variance if variance > 0 else 0.0
+
+
+def _together(episodes: Episodes) -> dict[str, list[Any]]:
+    """What :func:`accuracy_curves` reads, of all ranks' episodes; of an answer, whether there is one."""
+    extras, device = episodes.extras, episodes.rewards.device
+
+    def flags(values: Sequence[bool]) -> list[bool]:
+        return gather(torch.tensor(list(values), device=device).bool())[0].tolist()
+
+    return {
+        "chain": gather_texts(extras["chain"], device),
+        "correct": flags(extras["correct"]),
+        "answer": [found or None for found in flags([answer is not None for answer in extras["answer"]])],
+    }

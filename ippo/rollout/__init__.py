@@ -1,0 +1,1 @@
+"""Prompts become episodes: sequences, the buffer, and what samples."""

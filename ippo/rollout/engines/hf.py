@@ -1,0 +1,151 @@
+"""Rollouts: sample responses from the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+
+from ippo.errors import require
+from ippo.modes import evaluation_mode
+from ippo.rollout.end_tokens import end_tokens
+from ippo.rollout.sequences import Sequences, pad_left, within_budget
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn.
+
+    Args:
+        temperature: divides the logits; log-probabilities are taken at the same temperature. At 0, for evaluation only,
+            each token is the most likely one.
+        max_new_tokens: a response without an end token stops here and counts as unfinished.
+        top_p: nucleus sampling. Only for evaluation: it changes the distribution that PPO's ratios are about.
+        batch_tokens: tokens, of prompts and responses at their longest, generated at a time; bounds the memory of the
+            key-value cache. Prompts of similar length go together then. None: prompts as they come.
+    """
+
+    temperature: float = 1.0
+    max_new_tokens: int = 40
+    top_p: float = 1.0
+    batch_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.temperature >= 0, "sampling.temperature", self.temperature, "use a number of at least 0")
+        require(self.max_new_tokens >= 1, "sampling.max_new_tokens", self.max_new_tokens, "use at least 1")
+        require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "use a share above 0, at most 1")
+        budget = self.batch_tokens
+        require(budget is None or budget >= 1, "sampling.batch_tokens", budget, "use at least 1, or null")
+
+
+class RolloutEngine(Protocol):
+    """Anything that samples: Hugging Face here, a server elsewhere."""
+
+    def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Sequences:
+        """One response a prompt, in order, on the policy's device.
+
+        ``finished`` says which responses ended by themselves. An engine that leaves the end token in may keep silent:
+        the last token tells then. One that strips it must say so, or is refused.
+        """
+
+
+class HFGenerate:
+    """``transformers``' own ``generate``, in batches, with nothing left to a model's saved generation config.
+
+    Draws from torch's global generator, so ``seed_everything`` repeats it. A progress bar of its own appears when a
+    rollout takes longer than two seconds.
+
+    Args:
+        tokenizer: the policy's tokenizer; must have pad and eos tokens (they may be the same).
+        batch_size: prompts generated at a time, at most.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, batch_size: int = 256) -> None:
+        require(
+            tokenizer.eos_token_id is not None,
+            "tokenizer.eos_token",
+            None,
+            "set tokenizer.eos_token: responses must end",
+        )
+        require(
+            tokenizer.pad_token_id is not None, "tokenizer.pad_token", None, "set tokenizer.pad_token (eos will do)"
+        )
+        require(batch_size >= 1, "batch_size", batch_size, "use at least 1")
+        self.tokenizer, self.batch_size = tokenizer, batch_size
+
+    @torch.no_grad()
+    def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Sequences:
+        self._ends = end_tokens(policy, self.tokenizer)
+        prompt_ids, prompt_mask = pad_left(self.tokenizer(list(prompts))["input_ids"], self.tokenizer.pad_token_id)
+        prompt_ids, prompt_mask = prompt_ids.to(policy.device), prompt_mask.to(policy.device)
+        width = sampling.max_new_tokens
+        batches = self._batches(prompt_mask, sampling)
+        response_ids = prompt_ids.new_full((len(prompts), width), self.tokenizer.pad_token_id)
+        with (
+            sole_config(self._config(sampling), policy),
+            tqdm(total=len(batches) * width, desc="rollout", unit="token", leave=False, delay=2.0, disable=None) as bar,
+        ):
+            for rows, columns in batches:
+                sampled = self._sample(policy, prompt_ids[rows, columns], prompt_mask[rows, columns], bar)
+                response_ids[rows, : sampled.shape[1]] = sampled
+        finished, mask = self._ends.among(response_ids).any(1), self._until_eos(response_ids)
+        return Sequences(prompt_ids, prompt_mask, response_ids, mask, finished=finished).trim()
+
+    def _batches(self, prompt_mask: Tensor, sampling: Sampling) -> list[tuple[Tensor, slice]]:
+        """The rows of each batch, and the columns that hold their prompts."""
+        lengths, whole = prompt_mask.sum(1), slice(None)
+        if sampling.batch_tokens is None:
+            return [(rows, whole) for rows in torch.arange(len(lengths)).split(self.batch_size)]
+        longest = torch.full_like(lengths, sampling.max_new_tokens)
+        batches = within_budget(lengths, longest, self.batch_size, sampling.batch_tokens)
+        return [(rows, slice(prompt_mask.shape[1] - int(lengths[rows].max()), None)) for rows in batches]
+
+    def _config(self, sampling: Sampling) -> GenerationConfig:
+        drawn: dict[str, Any] = {"temperature": sampling.temperature, "top_k": 0, "top_p": sampling.top_p}
+        return GenerationConfig(
+            do_sample=sampling.temperature > 0,
+            **(drawn if sampling.temperature > 0 else {}),
+            max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=list(self._ends.ids),
+            pad_token_id=self.tokenizer.pad_token_id,
+            remove_invalid_values=True,  # NaN logits must not crash the draw; their episodes are dropped by name later
+        )
+
+    def _sample(self, policy: Any, ids: Tensor, mask: Tensor, bar: tqdm) -> Tensor:
+        """[n, t] response ids; ``generate`` stops as soon as every row has ended."""
+        progress = StoppingCriteriaList([_Progress(bar)])
+        sampled = policy.generate(input_ids=ids, attention_mask=mask.long(), stopping_criteria=progress)
+        return sampled[:, ids.shape[1] :]
+
+    def _until_eos(self, ids: Tensor) -> Tensor:
+        """[n, t] bool: up to and including the first token that ends a response of the policy that sampled last."""
+        return self._ends.until_first(ids)
+
+
+@contextmanager
+def sole_config(config: GenerationConfig, policy: Any) -> Iterator[None]:
+    """Evaluation mode and this generation config alone. ``generate`` fills whatever a config leaves open (top_k,
+    repetition_penalty, ...) from the model's own one, so passing ours is not enough: it takes the model's place."""
+    own, policy.generation_config = policy.generation_config, config
+    try:
+        with evaluation_mode(policy):
+            yield
+    finally:
+        policy.generation_config = own
+
+
+class _Progress(StoppingCriteria):
+    """Never stops anything; moves the bar by one token."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar = bar
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        self.bar.update(1)
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)

@@ -1,0 +1,48 @@
+"""How long a direction holds, and what is told of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ippo.callbacks.influence.held_direction import HeldDirection
+from ippo.influence import ValidationDirection
+
+
+def halves(module: nn.Module, x: Tensor) -> Tensor:
+    """(w x) ** 2 / 2"""
+    return (module(x) ** 2 / 2).flatten()
+
+
+def held(every: int) -> HeldDirection:
+    return HeldDirection(ValidationDirection([torch.tensor([[1.0]])], halves), every)
+
+
+def test_the_loss_is_that_of_the_direction_in_use_also_after_a_resume() -> None:
+    module, first = nn.Linear(1, 1, bias=False), held(every=3)
+    module.weight.data.fill_(2.0)
+    first.at(module, 1)
+    assert first.loss == pytest.approx(2.0)  # 2 ** 2 / 2
+    module.weight.data.fill_(4.0)
+    first.at(module, 2)  # the same direction still
+    resumed = held(every=3)
+    resumed.load_state_dict(first.state_dict())
+    resumed.check(module)  # a trial before training starts, which computes it for nothing
+    for each in (first, resumed):
+        assert each.loss == pytest.approx(2.0)
+        each.at(module, 4)
+        assert each.loss == pytest.approx(8.0)
+
+
+def test_a_restored_direction_goes_where_the_parameters_are() -> None:
+    """A checkpoint is loaded to the CPU; another dtype stands for another device here."""
+    module, first, resumed = nn.Linear(1, 1, bias=False), held(every=3), held(every=3)
+    first.at(module, 1)
+    resumed.load_state_dict(first.state_dict())
+    found = resumed.at(module.double(), 2)
+    assert {name: tensor.dtype for name, tensor in found.items()} == {"weight": torch.float64}  # type: ignore[union-attr]
+
+
+def test_a_given_direction_has_no_loss() -> None:
+    assert HeldDirection({"weight": torch.ones(1, 1)}).loss is None

@@ -34,7 +34,7 @@ from ippo.influence import ExactScorer
 from ippo.models import SeparateModels, tiny_llama, train_tokenizer
 from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.recipes.screen import quiet
-from ippo.rollout.engines.hf import Sampling
+from ippo.rollout.sampling import Sampling
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT, RESPONSE, VOCABULARY, EPISODES = 10, 34, 384, 256

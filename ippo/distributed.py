@@ -1,7 +1,7 @@
 """Sums, maxima and rows over all processes of a run; on one process each returns its argument.
 
-All but :func:`world_size`, :func:`rank` and :func:`seed_each_rank` wait for the other ranks: every rank must call them, in
-the same order.
+All but :func:`world_size`, :func:`rank` and :func:`seed_each_rank` wait for the other ranks: every rank must call them,
+in the same order.
 """
 
 from __future__ import annotations

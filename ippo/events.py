@@ -16,9 +16,9 @@ def emit(trainer: L.Trainer, module: L.LightningModule, event: str, episodes: Bu
     episodes as they are. A plain loop, called from inside ``training_step``, so that callbacks may use ``module.log``.
 
     Events of :class:`ippo.PPOModule`: ``on_logprob_pass`` (before log-probabilities are taken; it passes a
-    :class:`ippo.ppo.logprobs.LogprobPass`), ``on_rollout_end`` (filter here), then ``on_update_start`` (look, do not touch),
-    and ``on_step_skipped`` with the minibatch whose gradient was not finite; in validation and test ``on_answers``,
-    with the columns of the judged answers.
+    :class:`ippo.ppo.logprobs.LogprobPass`), ``on_rollout_end`` (filter here), then ``on_update_start`` (look, do not
+    touch), and ``on_step_skipped`` with the minibatch whose gradient was not finite; in validation and test
+    ``on_answers``, with the columns of the judged answers.
 
     Args:
         trainer: the running trainer.

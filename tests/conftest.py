@@ -21,7 +21,8 @@ from ippo.data.prompts import PromptOptions
 from ippo.models import SeparateModels, TinyOptions, tiny_llama, train_tokenizer
 from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.rewards import RewardFunction
-from ippo.rollout.engines.hf import RolloutEngine, Sampling
+from ippo.rollout.engines.base import RolloutEngine
+from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
 
 # The same commit gives the same verdict, on a busy machine too.

@@ -13,7 +13,8 @@ from transformers import LlamaForCausalLM
 
 from ippo import Episodes, PPOModule
 from ippo.influence import Scorer
-from ippo.rollout.engines.hf import HFGenerate, Sampling
+from ippo.rollout.engines.hf import HFGenerate
+from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
 
 MakeModule = Callable[..., PPOModule]

@@ -14,7 +14,8 @@ from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizer
 from ippo.errors import UsageError
 from ippo.functional import token_logprobs
 from ippo.models import response_logprobs
-from ippo.rollout.engines.hf import HFGenerate, Sampling
+from ippo.rollout.engines.hf import HFGenerate
+from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
 
 PROMPTS = ["Ava has 8 pens", "How many now?", "7", "Ben has 12 books, buys 3, loses 4. How many now?\n"]

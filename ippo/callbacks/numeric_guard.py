@@ -24,8 +24,8 @@ class NumericGuard(L.Callback):
     update, and an optimizer step whose gradient is not finite is not taken. Both are the module's and the filter's own
     doing, with or without this callback; it names the episodes, logs how many there were (``guard/episodes``,
     ``guard/skipped_steps``), and ends the training when it happens in too many iterations in a row. Curves that a
-    healthy run would not show are told once each (:func:`ippo.ppo.guards.complaints`), when they have been so for a while:
-    a critic that has just begun is worse than none.
+    healthy run would not show are told once each (:func:`ippo.ppo.guards.complaints`), when they have been so for a
+    while: a critic that has just begun is worse than none.
 
     Args:
         max_bad_steps: so many iterations in a row with such an episode or step end the training; None never.

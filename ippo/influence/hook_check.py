@@ -24,7 +24,8 @@ def checked_backward(module: nn.Module, losses: Callable[[], Tensor], on_gradien
 
     The trial takes the first and the last episode of the batch: each layer's part of their scores along a random
     direction must be what their own gradients say. A layer without a formula of its own is also tried as a
-    :class:`ScaleFormula`, which it stays if all gradients agree. A batch of one episode proves nothing and is not counted.
+    :class:`ScaleFormula`, which it stays if all gradients agree. A batch of one episode proves nothing and does not
+    count.
 
     Raises:
         UncoveredLayerError: by name, if a layer fails.

@@ -1,8 +1,8 @@
 """What a layer's own parameters do to a gradient: the formulas that every hook-based scorer is made of.
 
-A *formula* is a module that owns trainable parameters. Its inputs ``a`` and the gradient ``b`` of its output are all that
-is needed to know what the layer adds to an episode's gradient. Linear layers and embeddings have formulas of their
-own, which never form a gradient per episode; that of a norm is so short that it is formed; any other layer (value
+A layer here is a module that owns trainable parameters. Its inputs ``a`` and the gradient ``b`` of its output are all
+that is needed to know what it adds to an episode's gradient. Linear layers and embeddings have formulas of their own,
+which never form a gradient per episode; that of a norm is so short that it is formed; any other layer (value
 heads, convolutions) is differentiated by torch, alone, with its inputs held fixed. Rows of ``a`` and ``b`` are
 episodes: both start with axis n.
 """

@@ -18,8 +18,8 @@ from ippo.rollout.sequences import Sequences
 class LogprobPass:
     """Sampled responses on their way to becoming episodes.
 
-    A callback that passes them through the policy anyway may answer ``on_logprob_pass`` with their log-probabilities, and
-    with how these change along its direction: then no second pass is made for them.
+    A callback that passes them through the policy anyway may answer ``on_logprob_pass`` with their log-probabilities,
+    and with how these change along its direction: then no second pass is made for them.
 
     Args:
         sequences: prompts and responses.

@@ -36,8 +36,10 @@ from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.ppo.stopwatch import stopwatch
 from ippo.rewards import RewardFunction
 from ippo.rollout.end_tokens import end_tokens
-from ippo.rollout.engines.hf import HFGenerate, RolloutEngine, Sampling
+from ippo.rollout.engines.base import RolloutEngine
+from ippo.rollout.engines.hf import HFGenerate
 from ippo.rollout.episodes import Episodes
+from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
 from ippo.sft import demonstration_loss
 

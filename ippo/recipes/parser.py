@@ -19,7 +19,7 @@ from ippo.models import LayoutName, LoraOptions, ModelOptions, TinyOptions
 from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.recipes.filters import NAMED, FilterName, changes, in_full
 from ippo.recipes.presets import names
-from ippo.rollout.engines.hf import Sampling
+from ippo.rollout.sampling import Sampling
 from ippo.sft import SFTOptions
 
 

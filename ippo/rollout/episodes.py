@@ -24,8 +24,8 @@ _OWN = ("prompt", "response", "reward", "weight", "kept", "reason")
 class Episodes(Sequences):
     """``n`` finished episodes: what was sampled, what it earned, and what PPO makes of it.
 
-    Immutable: ``select``, ``reweight`` and ``with_extras`` return a new buffer. Nothing is lost on the way: the rows that
-    a ``select`` leaves out travel along as ``dropped``, with the reason, and take no part in training.
+    Immutable: ``select``, ``reweight`` and ``with_extras`` return a new buffer. Nothing is lost on the way: the rows
+    that a ``select`` leaves out travel along as ``dropped``, with the reason, and take no part in training.
 
     Args:
         prompts, responses: the texts, without special tokens.

@@ -16,7 +16,7 @@ from ippo.callbacks import EpisodeLogger, InfluenceFilterCallback
 from ippo.data import Task
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
-from ippo.rollout.engines.hf import Sampling
+from ippo.rollout.sampling import Sampling
 
 COLUMNS = {
     "iteration",

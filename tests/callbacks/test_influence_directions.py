@@ -32,7 +32,7 @@ from ippo.influence import (
     ValidationDirection,
 )
 from ippo.ppo.logprobs import LogprobPass
-from ippo.rollout.engines.hf import Sampling
+from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
 from ippo.sft import demonstration_loss
 

@@ -16,7 +16,7 @@ from ippo.data import Task
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
 from ippo.influence import ExactScorer, PositiveScore, Uniform, ValidationDirection
-from ippo.rollout.engines.hf import Sampling
+from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
 from ippo.sft import demonstration_loss
 

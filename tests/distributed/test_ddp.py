@@ -35,7 +35,8 @@ from ippo.influence import (
     Uniform,
 )
 from ippo.rewards import CHAIN_CLASSES
-from ippo.rollout.engines.hf import HFGenerate, Sampling
+from ippo.rollout.engines.hf import HFGenerate
+from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences, pad_left
 
 Train = Callable[..., dict[str, Any]]

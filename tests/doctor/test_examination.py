@@ -15,7 +15,8 @@ from ippo.doctor import examination
 from ippo.doctor.examined import Examined
 from ippo.doctor.finding import Finding
 from ippo.influence import ExactScorer, ValidationDirection
-from ippo.rollout.engines.hf import HFGenerate, Sampling
+from ippo.rollout.engines.hf import HFGenerate
+from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
 from ippo.sft import demonstration_loss
 from tests.parts import MakeModule

@@ -25,7 +25,7 @@ from ippo.models.actor_critic import Layout
 from ippo.models.layouts import prepare
 from ippo.models.memory import bytes_of
 from ippo.ppo.options import EvaluationOptions, PPOOptions
-from ippo.rollout.engines.hf import Sampling
+from ippo.rollout.sampling import Sampling
 
 LORA = LoraOptions(rank=2, alpha=4.0)
 LAYOUTS = ("separate", "shared", "lora")

@@ -29,7 +29,7 @@ from ippo.callbacks import InfluenceFilterCallback
 from ippo.data import Columns, Task
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
-from ippo.rollout.engines.hf import Sampling
+from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
 from ippo.sft import demonstration_loss
 

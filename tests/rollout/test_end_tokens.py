@@ -13,7 +13,8 @@ from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizer
 from ippo.data import Columns
 from ippo.errors import UsageError
 from ippo.rollout.end_tokens import EndTokens, declared_ends, end_tokens, turn_end
-from ippo.rollout.engines.hf import HFGenerate, Sampling
+from ippo.rollout.engines.hf import HFGenerate
+from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
 
 TURN = "<end_of_turn>"

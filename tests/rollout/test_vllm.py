@@ -15,8 +15,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ippo import PromptDataModule
 from ippo.errors import UsageError
-from ippo.rollout.engines.hf import Sampling
 from ippo.rollout.engines.vllm import VLLMGenerate
+from ippo.rollout.sampling import Sampling
 
 
 class StandIn:

@@ -1,4 +1,4 @@
-"""What a rollout buffer may be, anything with ``select`` and ``reweight`` or a dict, and what a selection does to it."""
+"""What a rollout buffer may be, anything with ``select`` and ``reweight`` or a dict, and what a selection does."""
 
 from __future__ import annotations
 

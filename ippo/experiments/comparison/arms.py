@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ippo.errors import UsageError
-from ippo.recipes.presets import CONFIGS
 
-FOLDER = CONFIGS / "arms"
+FOLDER = Path(__file__).parents[1] / "arms"
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from ippo.errors import UsageError
 from ippo.rollout.end_tokens import EndTokens, end_tokens
-from ippo.rollout.engines.hf import Sampling
+from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences, pad_left
 
 
 class VLLMGenerate:
-    """A :class:`ippo.rollout.engines.hf.RolloutEngine` that samples with vLLM on the GPU that also trains.
+    """A :class:`ippo.rollout.engines.base.RolloutEngine` that samples with vLLM on the GPU that also trains.
 
     Before each rollout the policy's weights are handed to the engine, so that it samples from the policy as it is. The
     log-probabilities that PPO needs are taken by the policy itself, afterwards: where vLLM's kernels round otherwise,
@@ -43,7 +43,7 @@ class VLLMGenerate:
 
     @torch.no_grad()
     def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Sequences:
-        """See :meth:`ippo.rollout.engines.hf.RolloutEngine.generate`."""
+        """See :meth:`ippo.rollout.engines.base.RolloutEngine.generate`."""
         self._hand_over(policy)
         ends = end_tokens(policy, self.tokenizer)
         ids = self.tokenizer(list(prompts))["input_ids"]

@@ -1,0 +1,20 @@
+"""What every engine promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ippo.rollout.sampling import Sampling
+from ippo.rollout.sequences import Sequences
+
+
+class RolloutEngine(Protocol):
+    """Anything that samples: Hugging Face here, a server elsewhere."""
+
+    def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Sequences:
+        """One response a prompt, in order, on the policy's device.
+
+        ``finished`` says which responses ended by themselves. An engine that leaves the end token in may keep silent:
+        the last token tells then. One that strips it must say so, or is refused.
+        """

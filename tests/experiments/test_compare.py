@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from scipy import stats
-from test_math import SMALL
+from small_recipe import SMALL
 
 from ippo.errors import UsageError
 from ippo.experiments.compare import main

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from parts import MakeTrainer
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
-from test_math import SMALL
+from small_recipe import SMALL
 from torch.utils.data import DataLoader
 
 import ippo.experiments.compare

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_math import SMALL
+from small_recipe import SMALL
 
 from ippo.experiments.compare import main
 from ippo.experiments.comparison import cells

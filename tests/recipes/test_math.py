@@ -11,34 +11,12 @@ import datasets
 import pytest
 import torch
 import yaml
+from small_recipe import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ippo.recipes.math import main
 from ippo.rollout.engines.hf import HFGenerate
 
-SMALL = [
-    "--tiny.hidden_size=16",
-    "--tiny.layers=1",
-    "--tiny.heads=2",
-    "--tiny.intermediate_size=32",
-    "--tiny.vocab_size=300",
-    "--embedded.train_size=32",
-    "--embedded.gold_size=8",
-    "--embedded.validation_size=4",
-    "--embedded.test_size=4",
-    "--embedded.max_steps=2",
-    "--sft.steps=60",
-    "--sft.batch_size=8",
-    "--sft.learning_rate=0.02",
-    "--data.prompts_per_iteration=4",
-    "--ppo.samples_per_prompt=2",
-    "--ppo.minibatch_size=4",
-    "--sampling.max_new_tokens=24",
-    "--evaluation.samples=2",
-    "--trainer.max_epochs=2",
-    "--trainer.check_val_every_n_epoch=1",
-    "--trainer.accelerator=cpu",
-]
 TAGS = {
     "reward/mean",
     "reward/unfinished",

@@ -1,0 +1,25 @@
+"""Options that make a run of the recipe a matter of a second or two."""
+
+SMALL = [
+    "--tiny.hidden_size=16",
+    "--tiny.layers=1",
+    "--tiny.heads=2",
+    "--tiny.intermediate_size=32",
+    "--tiny.vocab_size=300",
+    "--embedded.train_size=32",
+    "--embedded.gold_size=8",
+    "--embedded.validation_size=4",
+    "--embedded.test_size=4",
+    "--embedded.max_steps=2",
+    "--sft.steps=60",
+    "--sft.batch_size=8",
+    "--sft.learning_rate=0.02",
+    "--data.prompts_per_iteration=4",
+    "--ppo.samples_per_prompt=2",
+    "--ppo.minibatch_size=4",
+    "--sampling.max_new_tokens=24",
+    "--evaluation.samples=2",
+    "--trainer.max_epochs=2",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.accelerator=cpu",
+]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 
 class UsageError(ValueError):
     """A wrong argument, told in one line: what it is called, what it was, and what to write instead.
@@ -21,6 +24,20 @@ class UsageError(ValueError):
     def __init__(self, argument: str, value: object, remedy: str) -> None:
         self.argument, self.value, self.remedy = argument, value, remedy
         super().__init__(f"{argument} = {value!r}: {remedy}")
+
+
+class OwnAttributeErrors:
+    """Base class, before ``nn.Module``, that lets a property's ``AttributeError`` through.
+
+    Python asks ``__getattr__`` when a property raises ``AttributeError``, and a module's says only that it has no such
+    attribute as the property's name: what was really missing is lost.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        found = inspect.getattr_static(type(self), name, None)
+        if isinstance(found, property) and found.fget is not None:
+            return found.fget(self)  # raises again, its own error
+        return super().__getattr__(name)  # type: ignore[misc]
 
 
 def require(condition: bool, argument: str, value: object, remedy: str) -> None:

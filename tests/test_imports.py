@@ -113,6 +113,7 @@ class TestLayers:
             "ippo.rollout.engines.hf",
             "ippo.models.memory",
             "ippo.rollout.sequences",
+            "ippo.rollout.end_tokens",
             "ippo.errors",
         )
         known = [other for other in imported_by("doctor", f"{name}.py") if other.startswith("ippo")]

@@ -14,6 +14,7 @@ from ippo.data.prompts import PromptDataModule, PromptOptions
 from ippo.influence import ExactScorer, Scorer, ValidationDirection
 from ippo.influence.exact import Backend
 from ippo.influence.parameters import Subset
+from ippo.models.configuration import context_length
 from ippo.ppo.module import PPOModule
 from ippo.rollout.episodes import Episodes
 from ippo.rollout.sequences import Sequences
@@ -87,8 +88,8 @@ def let_write(
         seed: of the run.
         parameters: by which its filter scores; None for all.
     """
-    context = module.model.policy.config.max_position_embeddings
-    gold = encode_demonstrations(module.tokenizer, task.gold, context, "gold").to(module.device)
+    context = context_length(module.model.policy)
+    gold = encode_demonstrations(module.tokenizer, task.gold, context, "gold", module.ends.closing).to(module.device)
     prompts = -(-episodes // module.ppo.samples_per_prompt)
     data = PromptDataModule(task, PromptOptions(prompts_per_iteration=prompts), seed)
     start = time.perf_counter()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ippo.doctor.finding import Finding, grade, report
+from ippo.doctor.finding import Finding, grade, report, worst
+from ippo.rollout.end_tokens import EndTokens, declared_ends, end_tokens, turn_end
 
 
 def vocabulary(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Finding:
@@ -24,21 +25,43 @@ def vocabulary(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> F
 def ending(
     finished: Sequence[bool], policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int
 ) -> Finding:
-    """Responses close with the tokenizer's end-of-sequence token: what never ends is never rewarded.
+    """Responses close with an end token: what never ends is never rewarded.
 
-    Wrong when fewer than one response in ten ends, a warning when fewer than seven.
+    Wrong when fewer than one response in ten ends, a warning when fewer than seven, or when the chat template ends a
+    turn with something else than an end token, or demonstrations close with a token that the model does not end with.
     """
     endless = sum(not ended for ended in finished) / len(finished)
-    own = _ids(policy.config.eos_token_id) | _ids(getattr(policy.generation_config, "eos_token_id", None))
-    eos = tokenizer.eos_token
-    found = f"{1 - endless:.0%} of {len(finished)} responses end with {eos!r} within {max_new_tokens} tokens"
     state = grade(endless, warning=0.3, wrong=0.9)
-    if own and tokenizer.eos_token_id not in own:
-        names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(own))))
-        remedy = f"the model ends its texts with {names}: set tokenizer.eos_token to it in the policy's directory"
-        return Finding("end of sequence", "warning" if state == "ok" else state, found, remedy)
+    ends, own = end_tokens(policy, tokenizer), declared_ends(policy)
+    names = " or ".join(_names(tokenizer, ends.ids))
+    found = f"{1 - endless:.0%} of {len(finished)} responses end with {names} within {max_new_tokens} tokens"
     remedy = "a longer warm start (sft.steps), or raise sampling.max_new_tokens if answers are cut"
+    if said := _unlike_the_template(own | {tokenizer.eos_token_id}, tokenizer) or _unlike_the_model(
+        own, ends, tokenizer
+    ):
+        state, remedy = worst(state, "warning"), said
     return report("end of sequence", state, found, remedy)
+
+
+def _unlike_the_template(declared: set[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """What to do where the chat template ends a turn with something else than what model and tokenizer declare."""
+    turn = turn_end(tokenizer)
+    if not tokenizer.chat_template or turn in declared:
+        return ""
+    if turn is None:
+        return "the chat template ends a turn with no special token: let it write the tokenizer's eos token there"
+    (name,) = _names(tokenizer, [turn])
+    return (
+        f"the chat template ends a turn with {name}: add {turn} to eos_token_id in the policy's generation_config.json"
+    )
+
+
+def _unlike_the_model(own: set[int], ends: EndTokens, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What to do where demonstrations close with a token that the model does not end its texts with."""
+    if not own or ends.closing in own:
+        return ""
+    names = ", ".join(_names(tokenizer, sorted(own)))
+    return f"the model ends its texts with {names}: set tokenizer.eos_token to it in the policy's directory"
 
 
 def room(lengths: Sequence[int], max_new_tokens: int) -> Finding:
@@ -74,7 +97,5 @@ def prompts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Finding
     return Finding("prompts", "warning", found, remedy)
 
 
-def _ids(value: int | list[int] | None) -> set[int]:
-    if value is None:
-        return set()
-    return set(value) if isinstance(value, list) else {value}
+def _names(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:
+    return [repr(tokenizer.convert_ids_to_tokens(one)) for one in ids]

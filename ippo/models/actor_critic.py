@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ippo.errors import OwnAttributeErrors
+from ippo.models.configuration import state_size
+from ippo.models.requirements import require_language_model
 from ippo.models.responses import response_logprobs, states_before
 from ippo.rollout.sequences import Sequences
 
@@ -36,7 +39,7 @@ class ActorCritic(Protocol):
 
 
 class ValueHead(nn.Linear):
-    """One value a token, in float32. It starts at zero, so the first values are 0."""
+    """One value a token, in float32 at least. It starts at zero, so the first values are 0."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__(hidden_size, 1)
@@ -45,7 +48,8 @@ class ValueHead(nn.Linear):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[n, t] for [n, t, hidden_size] of any floating dtype."""
-        return super().forward(hidden.to(self.weight.dtype)).squeeze(-1).float()
+        values = super().forward(hidden.to(self.weight.dtype)).squeeze(-1)
+        return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class ValueModel(nn.Module):
@@ -61,7 +65,7 @@ class ValueModel(nn.Module):
         return self.head(states_before(self.trunk, sequences))
 
 
-class Layout(nn.Module):
+class Layout(OwnAttributeErrors, nn.Module):
     """What all layouts have in common: a policy, a critic of its own, and a frozen reference.
 
     What is frozen stays out of ``state_dict``: it is the model that the run started from, and every checkpoint would
@@ -122,7 +126,8 @@ class SeparateModels(Layout):
     """
 
     def __init__(self, policy: PreTrainedModel) -> None:
-        value = ValueModel(copy.deepcopy(policy.base_model), policy.config.hidden_size)
+        require_language_model(policy)
+        value = ValueModel(copy.deepcopy(policy.base_model), state_size(policy))
         super().__init__(policy, value, copy.deepcopy(policy))
 
 

@@ -22,6 +22,8 @@ from transformers.pytorch_utils import Conv1D
 
 from ippo.errors import UsageError, require
 from ippo.models.actor_critic import Layout, ValueModel
+from ippo.models.configuration import state_size
+from ippo.models.requirements import require_language_model
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -59,8 +61,9 @@ class LoraModels(Layout):
     """
 
     def __init__(self, policy: PreTrainedModel, lora: LoraOptions = LoraOptions()) -> None:
+        require_language_model(policy)
         trunk: Any = policy.base_model
-        value = ValueModel(with_adapter(trunk, lora), policy.config.hidden_size)
+        value = ValueModel(with_adapter(trunk, lora), state_size(policy))
         super().__init__(with_adapter(policy, lora), value, policy)
 
     def merge_and_save(self, folder: Path | str, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -97,7 +100,8 @@ def with_adapter(model: Model, lora: LoraOptions) -> Model:
         adapted.add_adapter(config)
     except ValueError as error:
         raise UsageError("lora.targets", lora.targets, str(error).splitlines()[0]) from error
-    tied = model.get_output_embeddings() is not None and model.config.tie_word_embeddings
+    tables: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    tied = tables[1] is not None and tables[0].weight is tables[1].weight
     ends = (adapted.get_input_embeddings(), adapted.get_output_embeddings())
     apart = not tied or not any(isinstance(part, LoraLayer) for part in ends)
     remedy = "this model's input and output embeddings are one tensor, which cannot have an adapter at one end"

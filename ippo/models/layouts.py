@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from ippo.errors import require
 from ippo.models.actor_critic import Layout, SeparateModels
 from ippo.models.adapters import LoraModels, LoraOptions
+from ippo.models.configuration import freeze_all_but_text
 from ippo.models.shared import SharedModels
 
 LayoutName = Literal["separate", "shared", "lora"]
@@ -50,6 +51,7 @@ def prepare(policy: PreTrainedModel, layout: LayoutName, options: ModelOptions) 
     keep_half = options.dtype == "bfloat16" or (options.dtype == "auto" and half and not trained_whole)
     for parameter in policy.parameters():  # no buffers: rotary frequencies must stay exact
         parameter.data = parameter.data.to(torch.bfloat16 if keep_half else torch.float32)
+    freeze_all_but_text(policy)
     if options.gradient_checkpointing:
         _checkpoint_layers(policy)
     return policy

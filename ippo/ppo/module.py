@@ -20,12 +20,14 @@ from transformers import PreTrainedTokenizerBase
 from ippo.data.demonstrations import encode_demonstrations, require_fit
 from ippo.data.task import Check, Columns, columns
 from ippo.distributed import rank, seed_each_rank, total, total_of, totals, world_size
-from ippo.errors import require
+from ippo.errors import OwnAttributeErrors, require
 from ippo.events import emit
 from ippo.functional import clip_fraction, kl_loss, rate_factor, value_loss
 from ippo.influence import ValidationDirection
 from ippo.models import ActorCritic
 from ippo.models.attention import without_cudnn_attention
+from ippo.models.configuration import context_length
+from ippo.models.requirements import require_tokens
 from ippo.ppo.advantages import with_advantages
 from ippo.ppo.curves import rollout_curves, update_curves
 from ippo.ppo.evaluation import Evaluation
@@ -44,7 +46,7 @@ from ippo.rollout.sequences import Sequences
 from ippo.sft import demonstration_loss
 
 
-class PPOModule(L.LightningModule):
+class PPOModule(OwnAttributeErrors, L.LightningModule):
     """PPO post-training of a language model.
 
     A batch holds one iteration's prompts and an epoch holds one batch, so that epochs are iterations: checkpoints,
@@ -81,6 +83,7 @@ class PPOModule(L.LightningModule):
         require(
             temperature > 0, "sampling.temperature", temperature, "PPO learns from what is drawn: use a number above 0"
         )
+        require_tokens(model.policy, tokenizer)
         self.automatic_optimization = False
         self.model, self.tokenizer, self.reward, self.check = model, tokenizer, reward, check
         self.ppo, self.sampling, self.evaluation = ppo, sampling, evaluation
@@ -144,6 +147,7 @@ class PPOModule(L.LightningModule):
         )
         usable = (torch.isfinite(old_logprobs + reference_logprobs + values) | ~sequences.response_mask).all(1)
         episodes = episodes.select(usable & torch.isfinite(rewards), "a log-probability, value or reward is not finite")
+        episodes = episodes.select(episodes.lengths > 0, "the response has no token that could be learned from")
         episodes = with_advantages(episodes, self.ppo)
         usable = (torch.isfinite(episodes.advantages + episodes.returns) | ~episodes.response_mask).all(1)
         return episodes.select(usable, "an advantage is not finite: a reward or value is too large")
@@ -295,7 +299,7 @@ class PPOModule(L.LightningModule):
             require(not found, name, ", ".join(found), remedy)
         seed_each_rank()  # each rank draws its own responses
         if task := getattr(getattr(self.trainer, "datamodule", None), "task", None):
-            require_fit(self.tokenizer, task, self._context, self.sampling.max_new_tokens)
+            require_fit(self.tokenizer, task, context_length(self.model.policy), self.sampling.max_new_tokens)
         if self.ppo.ptx_coef:
             self._gold = self._gold_share()
             remedy = f"ppo.ptx_coef draws from it: give each of the {world_size()} ranks a solution"
@@ -303,7 +307,8 @@ class PPOModule(L.LightningModule):
 
     def _gold_share(self) -> Sequences:
         """This rank's share of the gold solutions."""
-        gold = encode_demonstrations(self.tokenizer, self._prompt_data().gold, self._context, "gold")
+        context = context_length(self.model.policy)
+        gold = encode_demonstrations(self.tokenizer, self._prompt_data().gold, context, "gold", self.ends.closing)
         return gold.rows(torch.arange(rank(), len(gold), world_size())).to(self.device)
 
     def _prompt_data(self) -> Any:
@@ -318,11 +323,6 @@ class PPOModule(L.LightningModule):
         )
         require(hasattr(data, "gold"), "datamodule", type(data).__name__, remedy)
         return data
-
-    @property
-    def _context(self) -> int:
-        """Longest sequence that the policy takes."""
-        return self.model.policy.config.max_position_embeddings
 
     def on_train_epoch_start(self) -> None:
         self.eval()  # no dropout: the first inner step must find the log-probabilities of the rollout again

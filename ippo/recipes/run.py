@@ -29,6 +29,7 @@ from ippo.data.prompts import PromptDataModule
 from ippo.errors import UsageError
 from ippo.files import StorageError, whole
 from ippo.models import ActorCritic, build_models
+from ippo.models.configuration import context_length
 from ippo.models.layouts import prepare
 from ippo.models.loading import load_policy
 from ippo.ppo.module import PPOModule
@@ -41,6 +42,7 @@ from ippo.recipes.run_directory import RunDirectory
 from ippo.recipes.screen import quiet
 from ippo.recipes.tasks import load_task
 from ippo.recipes.warm_start import warm_start
+from ippo.rollout.end_tokens import declare_turn_end
 
 console = Console()
 
@@ -145,9 +147,13 @@ def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedMode
     place = policy_id(options.policy)
     policy, tokenizer = load_policy(place, texts, options.tiny, options.trust_remote_code, options.tokenizer)
     policy = prepare(policy, options.layout, options.models)
-    task = in_chat(task, tokenizer) if options.chat else task
-    context, new = policy.config.max_position_embeddings, options.sampling.max_new_tokens
-    if options.splits.too_long == "drop":
+    if options.chat:
+        task = in_chat(task, tokenizer)
+        if turn := declare_turn_end(policy, tokenizer):
+            said = "which neither the model nor its tokenizer declares as an end; here it is one"
+            console.print(f"The chat template ends a turn with {turn!r}, {said}.")
+    context, new = context_length(policy), options.sampling.max_new_tokens
+    if options.splits.too_long == "drop" and context is not None:
         task, lost = fitting(tokenizer, task, context, new)
         for split, count in lost.items():
             console.print(f"Dropped from {split}: {count} rows that a context of {context} tokens does not hold.")

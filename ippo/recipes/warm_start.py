@@ -27,6 +27,9 @@ from ippo.data.demonstrations import encode_demonstrations
 from ippo.data.task import Rows
 from ippo.models import LoraOptions
 from ippo.models.adapters import merge_into, shared_copy, with_adapter
+from ippo.models.configuration import context_length
+from ippo.rollout.end_tokens import end_tokens
+from ippo.rollout.sequences import Sequences
 from ippo.sft import SFTModule, SFTOptions, demonstration_loader
 
 if TYPE_CHECKING:
@@ -75,7 +78,7 @@ def warm_start(
         adapted.load_adapter(str(folder))
         merge_into(policy, adapted)
         return policy, True
-    demonstrations = encode_demonstrations(tokenizer, rows, policy.config.max_position_embeddings, "train")
+    demonstrations = _encoded(policy, tokenizer, rows, context_length(policy))
     trainer = L.Trainer(
         max_epochs=1,
         accelerator=accelerator,
@@ -126,26 +129,34 @@ def fingerprint(
     lora: LoraOptions | None = None,
     mixed: bool = False,
 ) -> str:
-    """A hash of all that the result depends on: starting weights, tokenizer, texts, options, seed, precision,
-    versions."""
+    """A hash of all that the result depends on: starting weights, the demonstrations' tokens, end tokens, options,
+    seed, precision, versions."""
+    demonstrations = _encoded(policy, tokenizer, rows)
     digest = hashlib.sha256()
     facts = {
         "policy": policy.config.to_dict(),
         "options": dataclasses.asdict(options),
         "seed": seed,
         "versions": [torch.__version__, transformers.__version__, L.__version__],
-        "vocabulary": sorted(tokenizer.get_vocab().items()),
-        "rows": [[row["prompt"], row["solution"]] for row in rows],
+        "ends": dataclasses.asdict(end_tokens(policy, tokenizer)),
     }
     if lora is not None:
         facts["lora"] = dataclasses.asdict(lora)
     if mixed:
         facts["mixed"] = mixed
     digest.update(json.dumps(facts, default=str).encode())
-    for name, parameter in policy.state_dict().items():
+    tensors = {name: value for name, value in vars(demonstrations).items() if value is not None}
+    for name, value in (*tensors.items(), *policy.state_dict().items()):
         digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:24]
+
+
+def _encoded(
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Rows, context: int | None = None
+) -> Sequences:
+    end = end_tokens(policy, tokenizer).closing
+    return encode_demonstrations(tokenizer, rows, context, "train", end)
 
 
 def _save(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -89,10 +89,22 @@ def end_tokens(policy: Any, tokenizer: PreTrainedTokenizerBase) -> EndTokens:
 
 def declared_ends(policy: Any) -> set[int]:
     """The ids that a model's generation config and its configuration name."""
-    config = policy.config
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    places = (getattr(policy, "generation_config", None), config, text)
+    places = (getattr(policy, "generation_config", None), policy.config, policy.config.get_text_config(decoder=True))
     return {one for place in places for one in _ids(getattr(place, "eos_token_id", None))}
+
+
+def declare_turn_end(policy: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Add what the chat template writes at the end of a turn to the model's generation config, so that demonstrations
+    close with it and an exported model ends there. For prompts that are put into the template.
+
+    Returns:
+        The token, if the model and its tokenizer have not declared it themselves.
+    """
+    turn, declared = turn_end(tokenizer), declared_ends(policy) | {tokenizer.eos_token_id}
+    if turn is None or turn in declared:
+        return None
+    policy.generation_config.eos_token_id = sorted({*declared, turn})
+    return str(tokenizer.convert_ids_to_tokens(turn))
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from ippo.errors import require
+from ippo.errors import OwnAttributeErrors, require
 from ippo.functional import sft_loss
 from ippo.models.attention import without_cudnn_attention
 from ippo.models.responses import response_logprobs
@@ -56,7 +56,7 @@ def demonstration_loss(policy: nn.Module, demonstrations: Sequences) -> Tensor:
     return sft_loss(response_logprobs(policy, demonstrations), demonstrations.response_mask)
 
 
-class SFTModule(L.LightningModule):
+class SFTModule(OwnAttributeErrors, L.LightningModule):
     """Plain supervised fine-tuning as a LightningModule with automatic optimisation.
 
     Args:

@@ -37,6 +37,24 @@ def test_the_first_token_stands_there_once(task: Task, chatty: PreTrainedTokeniz
     assert ids.count(chatty.bos_token_id) == 1
 
 
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('no system message') }}", r"raises on a user's message \(no system message\): mend it"),
+        ("{{ messages[0].content.text }}", "makes one text of different prompts: mend it"),
+        ("{% if %}", "raises on a user's message"),
+    ],
+    ids=["raises", "drops the prompt", "cannot be read"],
+)
+def test_a_template_that_does_not_serve_is_refused(
+    task: Task, tokenizer: PreTrainedTokenizerFast, template: str, said: str
+) -> None:
+    broken = copy.deepcopy(tokenizer)
+    broken.chat_template = template
+    with pytest.raises(UsageError, match=f"chat = True: the chat template of .* {said}"):
+        in_chat(task, broken)
+
+
 def test_refuses_a_tokenizer_without_one(task: Task, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UsageError, match=r"chat = True: .* has no chat template: leave --chat out"):
         in_chat(task, tokenizer)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from ippo.data import Task
-from ippo.data.demonstrations import encode_demonstrations
+from ippo.data.demonstrations import encode_demonstrations, require_fit
 from ippo.errors import UsageError
 from ippo.rollout.sequences import Sequences
 
@@ -35,6 +38,27 @@ def test_solutions_get_no_special_token_in_front(tokenizer: PreTrainedTokenizerF
     one = encode_demonstrations(tokenizer, [{"prompt": "2+2?\n", "solution": "2+2=4\n#### 4"}], 64, "gold")
     expected = [*tokenizer("2+2=4\n#### 4", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     assert one.response_ids.tolist() == [expected]
+
+
+def test_the_end_that_is_asked_for_closes_them(tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [{"prompt": "2+2?", "solution": "4"}, {"prompt": "2+3?", "solution": "5 it is"}]
+    found = encode_demonstrations(tokenizer, rows, 64, "gold", end=7)
+    assert [ids[mask][-1].item() for ids, mask in zip(found.response_ids, found.response_mask, strict=True)] == [7, 7]
+
+
+def test_no_limit_is_no_error(tokenizer: PreTrainedTokenizerFast, task: Task) -> None:
+    long = [{"prompt": "How many?", "solution": "1+1=2\n" * 900}]
+    assert encode_demonstrations(tokenizer, long, None, "gold").response_ids.shape[1] > 900
+    require_fit(tokenizer, task, None, max_new_tokens=10**6)
+
+
+@pytest.mark.parametrize("split", ["train", "gold", "validation", "test"])
+def test_refuses_a_prompt_without_a_token(tokenizer: PreTrainedTokenizerFast, task: Task, split: str) -> None:
+    rows = list(getattr(task, split))
+    rows[1] = {**rows[1], "prompt": ""}
+    changed: dict[str, Any] = {split: rows}
+    with pytest.raises(UsageError, match=rf"task\.{split}\[1\] = '': it has no token.*: remove it"):
+        require_fit(tokenizer, dataclasses.replace(task, **changed), None, max_new_tokens=8)
 
 
 def test_refuses_a_row_longer_than_the_context_by_name(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,11 +29,37 @@ class TestTexts:
         assert found.state == state
         assert found.finding.startswith(f"{ended * 10}% of 10 responses end with '<eos>'")
 
-    def test_an_end_that_is_not_the_models(self, own: Any) -> None:
-        policy: Any = SimpleNamespace(config=SimpleNamespace(eos_token_id=own.pad_token_id), generation_config=None)
+    def test_an_end_that_is_not_the_models(self, policy: LlamaForCausalLM, own: Any) -> None:
+        policy.config.eos_token_id = policy.generation_config.eos_token_id = own.pad_token_id  # type: ignore[union-attr]
         found = texts.ending([True] * 10, policy, own, 24)
         assert found.state == "warning"
         assert "ends its texts with '<pad>'" in found.remedy
+
+    def test_every_end_is_named(self, policy: LlamaForCausalLM, own: Any) -> None:
+        policy.generation_config.eos_token_id = [own.eos_token_id, own.pad_token_id]  # type: ignore[union-attr]
+        found = texts.ending([True] * 10, policy, own, 24)
+        assert found.state == "ok"
+        assert "end with '<pad>' or '<eos>'" in found.finding
+
+    @pytest.mark.parametrize(
+        ("end", "declared", "said"),
+        [
+            ("<eos>", False, ""),
+            ("<turn>", True, ""),
+            ("<turn>", False, "ends a turn with '<turn>': add 320 to eos_token_id"),
+            ("##", False, "ends a turn with no special token"),
+        ],
+    )
+    def test_what_the_chat_template_writes_at_the_end_of_a_turn_is_an_end(
+        self, policy: LlamaForCausalLM, own: Any, end: str, declared: bool, said: str
+    ) -> None:
+        own.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+        own.chat_template = "{% for one in messages %}{{ one.content }}" + end + "{% endfor %}"
+        if declared:
+            policy.generation_config.eos_token_id = [own.eos_token_id, 320]  # type: ignore[union-attr]
+        found = texts.ending([True] * 10, policy, own, 24)
+        assert found.state == ("warning" if said else "ok")
+        assert said in found.remedy
 
     @pytest.mark.parametrize(("lengths", "state"), [([8, 9], "ok"), ([8] * 9 + [11], "warning"), ([11, 12], "wrong")])
     def test_room(self, lengths: list[int], state: str) -> None:

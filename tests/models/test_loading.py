@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from parts import state
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    ViTConfig,
+)
 
 from ippo.errors import UsageError
 from ippo.models import LoraOptions, TinyOptions, build_models, train_tokenizer
@@ -68,6 +76,41 @@ def test_refuses_a_directory_without_a_model_in_one_line(tmp_path: Path) -> None
     with pytest.raises(UsageError, match="it cannot be loaded: Unrecognized model") as error:
         load_policy(str(tmp_path), TEXTS)
     assert "\n" not in str(error.value)
+
+
+def test_refuses_an_encoder_with_a_decoder(tmp_path: Path) -> None:
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 32}
+    T5Config(**shape).save_pretrained(tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="writes with its decoder: give a model of a decoder alone"):
+        load_policy(str(tmp_path), TEXTS)
+
+
+@pytest.mark.parametrize("kind", ["trunk", "classifier", "vision"])
+def test_refuses_a_model_without_a_language_head(
+    kind: str, tmp_path: Path, shared_policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    config = copy.deepcopy(shared_policy.config)
+    config.tie_word_embeddings = False
+    if kind == "vision":
+        ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path)
+    else:
+        (LlamaModel if kind == "trunk" else LlamaForSequenceClassification)(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="language head") as error:
+        load_policy(str(tmp_path), TEXTS)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pad_token_that_has_no_embedding_gives_way_to_eos(
+    tmp_path: Path, shared_policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    shared_policy.save_pretrained(tmp_path)
+    wider = copy.deepcopy(tokenizer)
+    wider.add_special_tokens({"pad_token": "[PAD]"})
+    wider.save_pretrained(tmp_path)
+    policy, loaded = load_policy(str(tmp_path), TEXTS)
+    assert loaded.pad_token_id == loaded.eos_token_id
+    assert policy.config.vocab_size == len(tokenizer)
 
 
 class TestVocabulary:

@@ -422,6 +422,44 @@ class TestPolicyLosses:
             torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-5)
 
 
+class TestEnginesThatStripTheEnd:
+    def test_a_response_without_a_token_is_dropped_by_name_and_the_others_learned_from(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, recorder: Recorder
+    ) -> None:
+        class Strips(CountingEngine):
+            """As servers do that leave out the token that ended a response."""
+
+            def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Any:
+                drawn = super().generate(policy, prompts, sampling)
+                mask = drawn.response_mask & (drawn.response_ids != self.tokenizer.eos_token_id)
+                mask[::5] = False
+                return dataclasses.replace(drawn, response_mask=mask)
+
+        module = make_module(micro_batch_size=1)
+        module.engine = Strips(module.tokenizer)
+        make_trainer(InfluenceFilterCallback(min_survival=0.0), recorder, max_epochs=2).fit(module, data)
+        for episodes in recorder.episodes:
+            empty = episodes.dropped[0]
+            assert set(empty.extras["reason"]) == {"the response has no token that could be learned from"}
+            assert not empty.lengths.any()
+            assert len(empty) >= 4
+            assert (episodes.lengths > 0).all()
+            assert episodes.finished.any()
+        assert all(curves["ppo/mismatch"] < 1e-6 for curves in recorder.curves)
+
+
+def test_in_float64_it_trains_in_float64(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, recorder: Recorder
+) -> None:
+    torch.manual_seed(0)
+    module = make_module()
+    trainer = make_trainer(InfluenceFilterCallback(min_survival=0.0), recorder, precision="64-true", max_epochs=2)
+    trainer.fit(module, data)
+    assert recorder.episodes[0].old_logprobs.dtype == torch.float64
+    assert {value.dtype for value in module.model.parameters()} == {torch.float64}
+    assert recorder.curves[0]["ppo/mismatch"] < 1e-12
+
+
 class TestBrokenPolicies:
     def fit(
         self, module: PPOModule, trainer: Any, data: PromptDataModule, recorder: Recorder

@@ -124,10 +124,15 @@ class TestFingerprint:
         nudged = copy.deepcopy(policy)
         nudged.model.norm.weight.data[0] += 1e-6
         other_tokenizer = train_tokenizer([row["solution"] for row in task.train], vocab_size=320)
+        other_end, two_ends = copy.deepcopy(tokenizer), copy.deepcopy(policy)
+        other_end.eos_token = "#"
+        two_ends.generation_config.eos_token_id = [1, 7]  # type: ignore[union-attr]
         solution = [{**task.train[0], "solution": "#### 1"}, *task.train[1:]]
         found = [
             fingerprint(policy, tokenizer, task.train, OPTIONS, 0),
             fingerprint(nudged, tokenizer, task.train, OPTIONS, 0),
+            fingerprint(policy, other_end, task.train, OPTIONS, 0),
+            fingerprint(two_ends, tokenizer, task.train, OPTIONS, 0),
             fingerprint(policy, other_tokenizer, task.train, OPTIONS, 0),
             fingerprint(policy, tokenizer, task.train[:-1], OPTIONS, 0),
             fingerprint(policy, tokenizer, solution, OPTIONS, 0),

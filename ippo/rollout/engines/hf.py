@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
@@ -14,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCrit
 from ippo.errors import require
 from ippo.modes import evaluation_mode
 from ippo.rollout.end_tokens import end_tokens
+from ippo.rollout.prompts import encode_prompts
 from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences, pad_left, within_budget
 
@@ -44,8 +46,10 @@ class HFGenerate:
 
     @torch.no_grad()
     def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Sequences:
+        require_unwrapped(policy)
         self._ends = end_tokens(policy, self.tokenizer)
-        prompt_ids, prompt_mask = pad_left(self.tokenizer(list(prompts))["input_ids"], self.tokenizer.pad_token_id)
+        ids = encode_prompts(self.tokenizer, prompts, "prompts")
+        prompt_ids, prompt_mask = pad_left(ids, self.tokenizer.pad_token_id)
         prompt_ids, prompt_mask = prompt_ids.to(policy.device), prompt_mask.to(policy.device)
         width = sampling.max_new_tokens
         batches = self._batches(prompt_mask, sampling)
@@ -89,6 +93,20 @@ class HFGenerate:
     def _until_eos(self, ids: Tensor) -> Tensor:
         """[n, t] bool: up to and including the first token that ends a response of the policy that sampled last."""
         return self._ends.until_first(ids)
+
+
+def require_unwrapped(policy: Any) -> None:
+    """Refuse a model that PEFT has wrapped. The wrapper has generation settings, a trunk and parameter names of its
+    own, and some of its methods put tokens in front of the prompt.
+
+    Raises:
+        UsageError: naming the layout that trains adapters.
+    """
+    remedy = (
+        "PEFT has wrapped it: give policy.merge_and_unload(), or the model from before get_peft_model; "
+        "--layout lora, in code LoraModels, trains adapters of its own"
+    )
+    require(not isinstance(policy, PeftModel), "policy", type(policy).__name__, remedy)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ippo.errors import UsageError
 from ippo.rollout.end_tokens import EndTokens, end_tokens
+from ippo.rollout.prompts import encode_prompts
 from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences, pad_left
 
@@ -46,7 +47,7 @@ class VLLMGenerate:
         """See :meth:`ippo.rollout.engines.base.RolloutEngine.generate`."""
         self._hand_over(policy)
         ends = end_tokens(policy, self.tokenizer)
-        ids = self.tokenizer(list(prompts))["input_ids"]
+        ids = encode_prompts(self.tokenizer, prompts, "prompts")
         requests = [
             self._request(
                 temperature=sampling.temperature,

@@ -1,0 +1,36 @@
+"""What a model's configuration says of its text, under whatever name and however deep inside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LIMITS = ("max_position_embeddings", "max_seq_len")
+
+
+def text_config(policy: Any) -> Any:
+    """The part of a model's configuration that is about text; of a model of text alone, all of it."""
+    return policy.config.get_text_config(decoder=True)
+
+
+def context_length(policy: Any) -> int | None:
+    """The longest sequence that a causal language model takes, in tokens; None where nothing limits it, as in a
+    recurrent model or one with ALiBi."""
+    config = text_config(policy)
+    return next((limit for name in _LIMITS if (limit := getattr(config, name, None)) is not None), None)
+
+
+def state_size(policy: Any) -> int:
+    """Numbers in a hidden state as the trunk returns it. OPT's smallest models project it to another width."""
+    config = text_config(policy)
+    return getattr(config, "word_embed_proj_dim", None) or config.hidden_size
+
+
+def freeze_all_but_text(policy: Any) -> None:
+    """Freeze what a multimodal model has beside its text path, such as a vision tower: text gives it no gradient."""
+    if text_config(policy) is policy.config:
+        return
+    path = (policy.get_decoder(), policy.get_input_embeddings(), policy.get_output_embeddings())
+    used = {id(parameter) for part in path if part is not None for parameter in part.parameters()}
+    for parameter in policy.parameters():
+        if id(parameter) not in used:
+            parameter.requires_grad_(False)

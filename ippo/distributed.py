@@ -1,18 +1,24 @@
-"""Sums, maxima and rows over all processes of a run; on one process each returns its argument.
+"""Sums, maxima and rows over all processes of a run, and what keeps the ranks in step; on one process each returns its
+argument.
 
-All but :func:`world_size`, :func:`rank` and :func:`seed_each_rank` wait for the other ranks: every rank must call them,
-in the same order.
+All but :func:`world_size`, :func:`rank`, :func:`seed_each_rank` and :func:`no_sync` wait for the other ranks: every
+rank must call them, in the same order.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import numpy
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -80,6 +86,27 @@ def from_first(value: Tensor) -> Tensor:
     value = value.clone()
     dist.broadcast(value, src=0)
     return value
+
+
+def as_many_on_all_ranks(parts: Sequence[T], filling: Callable[[], T], device: torch.device | str) -> list[T]:
+    """The parts, filled up where another rank has more: a rank that waits for another's backward hangs.
+
+    Args:
+        parts: this rank's minibatches, or the micro-batches of one.
+        filling: makes a part that changes nothing.
+        device: one that the process group can reduce on.
+    """
+    missing = largest(len(parts), device) - len(parts)
+    return [*parts, *[filling()] * missing] if missing else list(parts)
+
+
+def no_sync(model: Any) -> AbstractContextManager[None]:
+    """The context of a backward whose gradients stay on their rank until a later one of the step.
+
+    Args:
+        model: the module, as the strategy has wrapped it.
+    """
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def seed_each_rank() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ippo.data.demonstrations import encode_demonstrations, require_fit
 from ippo.data.task import Check, Columns, columns
-from ippo.distributed import rank, seed_each_rank, total, total_of, totals, world_size
+from ippo.distributed import as_many_on_all_ranks, no_sync, rank, seed_each_rank, total, total_of, totals, world_size
 from ippo.errors import OwnAttributeErrors, require
 from ippo.events import emit
 from ippo.functional import clip_fraction, kl_loss, rate_factor, value_loss
@@ -31,7 +32,6 @@ from ippo.models.requirements import require_tokens
 from ippo.ppo.advantages import with_advantages
 from ippo.ppo.curves import rollout_curves, update_curves
 from ippo.ppo.evaluation import Evaluation
-from ippo.ppo.lockstep import backwards, in_step, local
 from ippo.ppo.logprobs import LogprobPass, logprob_pass
 from ippo.ppo.objective import PolicyObjective
 from ippo.ppo.options import EvaluationOptions, PPOOptions
@@ -158,18 +158,17 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         sums: dict[str, float] = defaultdict(float)
         first: dict[str, float] = {}  # the same sums after one step
         for _ in range(self.ppo.inner_epochs):
-            for minibatch in in_step(episodes.minibatches(self.ppo.minibatch_size), episodes):
+            for minibatch in self._on_all_ranks(episodes.minibatches(self.ppo.minibatch_size), episodes):
                 size = self._size(minibatch)
                 if not size:  # a step on it would only follow Adam's momentum
                     continue
                 optimizer.zero_grad()  # type: ignore[union-attr]
                 if self.ppo.ptx_coef:
                     self._mix_in_gold(sums)
-                micro_batches = in_step(
-                    minibatch.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens), minibatch
-                )
-                for micro, sync in backwards(self.trainer, micro_batches):
-                    with sync:
+                chunks = minibatch.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
+                micro_batches = self._on_all_ranks(chunks, minibatch)
+                for place, micro in enumerate(micro_batches, start=1):  # gradients are added up once, at the last
+                    with nullcontext() if place == len(micro_batches) else no_sync(self.trainer.strategy.model):
                         loss = self.loss(micro, sums) / size
                         self.manual_backward(loss * world_size())  # summed: Lightning averages gradients over the ranks
                 first = first or dict(sums)
@@ -211,12 +210,16 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         """Add the gradient of the SFT loss of some gold solutions, drawn at random (PPO-ptx); the losses add up in
         ``sums`` for the curves."""
         rows = self._gold.rows(torch.randint(len(self._gold), (self.ppo.ptx_batch_size,)))
-        with local(self.trainer):
+        with no_sync(self.trainer.strategy.model):
             for micro in rows.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens):
                 losses = demonstration_loss(self.model.policy, micro)
                 self.manual_backward(self.ppo.ptx_coef * losses.sum() / len(rows))
                 sums["ptx_loss"] += float(losses.detach().sum())
         sums["ptx_rows"] += len(rows)
+
+    def _on_all_ranks(self, parts: list[Episodes], buffer: Episodes) -> list[Episodes]:
+        """The parts of a buffer, filled up with weightless ones where another rank has more."""
+        return as_many_on_all_ranks(parts, buffer.weightless, self.device)
 
     def _size(self, minibatch: Episodes) -> Tensor:
         """What the minibatch's sum of losses is divided by: its episodes that count, or their tokens, on all ranks."""

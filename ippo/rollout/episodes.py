@@ -13,6 +13,7 @@ import torch
 from pyarrow import parquet
 from torch import Tensor
 
+from ippo.errors import UsageError
 from ippo.files import whole
 from ippo.rollout.sequences import Sequences, axis_field
 
@@ -94,6 +95,21 @@ class Episodes(Sequences):
                     f"note {key!r} needs a free name and {len(self)} values, one an episode, but has {len(values)}"
                 )
         return dataclasses.replace(self, extras={**self.extras, **extras})
+
+    def weightless(self) -> Episodes:
+        """One episode that passes through the models and changes nothing, whatever was wrong with its numbers.
+
+        Raises:
+            UsageError: if there is none, nor a dropped one, to make it of.
+        """
+        for part in (self, *self.dropped):
+            if len(part):
+                one = part.rows(torch.tensor([0])).trim()
+                names = ("old_logprobs", "reference_logprobs", "values", "advantages", "returns", "weights")
+                zeros: dict[str, Any] = {name: torch.zeros_like(getattr(one, name)) for name in names}
+                return dataclasses.replace(one, **zeros)
+        remedy = "leave episodes out with Episodes.select, which keeps them"
+        raise UsageError("on_rollout_end", "no episode, nor a dropped one", remedy)
 
     def minibatches(self, size: int, generator: torch.Generator | None = None) -> list[Episodes]:
         """The episodes in random order, in ceil(n / size) parts whose sizes differ by at most one."""

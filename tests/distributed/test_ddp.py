@@ -151,7 +151,9 @@ def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return max(float((found[name] - value).norm() / value.norm().clamp(min=1e-3)) for name, value in expected.items())
 
 
-def assert_same(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 1e-5) -> None:
+def assert_same(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 3e-5) -> None:
+    # Two ranks add up in another order, and Adam divides what is rounding by what is small: 1e-7 of the weights after
+    # three iterations on processors with AVX-512, up to 6e-6 with AVX2. What is learned is 1e-2.
     assert distance(found["weights"], expected["weights"]) < tolerance
     assert found["test"] == pytest.approx(expected["test"])
     assert found["stopped_by"] == expected["stopped_by"]
@@ -171,7 +173,7 @@ def test_two_ranks_end_where_one_does(
         return InfluenceFilterCallback(ByPlace(task, kept), weight=Uniform(), min_survival=0.0)
 
     for one, rank in both(train, tmp_path, make, judge=True):
-        assert_same(rank, one, tolerance=1e-6)
+        assert_same(rank, one)
         assert distance(state(make_module().model), one["weights"]) > 1e-2  # both have learned
         assert [curves["influence/kept_fraction"] for curves in rank["curves"]] == [sum(kept) / 20] * ITERATIONS
 

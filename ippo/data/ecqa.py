@@ -45,4 +45,5 @@ def to_row(raw: dict[str, Any]) -> Row | None:
         "prompt": problem_prompt(question, "COMMONSENSE"),
         "solution": f" {explanation}\n#### {letter}",
         "answer": letter,
+        "options": options,
     }

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 from ippo.rewards.answers import final_answer, is_correct, numeric_reward, same_number
 from ippo.rewards.arithmetic import Equation, equations, sound
+from ippo.rewards.boxes import boxed_answer
 from ippo.rewards.choices import chosen
 from ippo.rewards.formats import CHOICES, LATEX, MEASURES, NUMBERS, AnswerFormat
-from ippo.rewards.latex import boxed_answer, latex_equal
+from ippo.rewards.latex import latex_equal
 from ippo.rewards.steps import CHAIN_CLASSES, ChainClass, Step, classify_chain, classify_solution, parse_step
 from ippo.rewards.verifier import ErrsOn, NoisyVerifier, WeightedSum
 

@@ -4,30 +4,47 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 
-# Digits are bounded and ASCII only: what a model writes is data, and may be a megabyte of nines.
-NUMBER = r"[+-]?[0-9]{1,18}(?:\.[0-9]{1,18})?"
-_ANSWER = re.compile(rf"\s*\$?({NUMBER})(?!\.?\d)")
-_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+from ippo.rewards.numbers import read_number
+
+MARK = "####"
+_FIRST_LINE = re.compile(r"[^\r\n]*")
+
+
+def split_answer(response: str) -> tuple[str, str] | None:
+    """What stands before the last ``####``, and the line behind it; None where there is no mark.
+
+    A mark that closes its line, as Markdown's headings may, belongs to the one before it.
+
+    Example:
+        >>> split_answer("7+5=12\\n#### 12\\nDone."), split_answer("#### 12 ####"), split_answer("12")
+        (('7+5=12\\n', '12'), ('', '12'), None)
+    """
+    chain, mark, rest = response.rpartition(MARK)
+    if not mark:
+        return None
+    opened, earlier, heading = chain.rpartition(MARK)
+    closes_the_line = not _FIRST_LINE.match(rest)[0].strip("# \t")  # type: ignore[index]
+    if earlier and closes_the_line and heading.strip("# \t") and _FIRST_LINE.fullmatch(heading):
+        return opened, heading.strip("# \t")
+    return chain, _FIRST_LINE.match(rest.lstrip())[0].rstrip()  # type: ignore[index]
 
 
 def final_answer(response: str) -> str | None:
-    """The number after the last ``####`` in canonical form, or None where there is none.
+    """The number on the line of the last ``####`` in canonical form, or None where there is none.
 
-    Equal numbers give equal strings, so that majority votes can count them.
+    Equal numbers give equal strings, so that majority votes can count them, and reading one back gives its number.
+    What may be no number, or two, is None: see :func:`ippo.rewards.numbers.read_number`.
 
     Example:
-        >>> final_answer("7+5=12\\n#### 12"), final_answer("#### 36.0"), final_answer("#### $1,250")
+        >>> final_answer("7+5=12\\n#### 12"), final_answer("#### 36.0"), final_answer("#### $1,250 each")
         ('12', '36', '1250')
-        >>> final_answer("#### 3\\n#### 4"), final_answer("the answer is 4")
-        ('4', None)
+        >>> final_answer("#### 3\\n#### 4"), final_answer("#### 2.5 litres"), final_answer("the answer is 4")
+        ('4', '5/2', None)
     """
-    _, mark, tail = response.rpartition("####")
-    if not mark:
-        return None
-    found = _ANSWER.match(_THOUSANDS.sub("", tail.lstrip()[:64]))
-    return str(Fraction(found[1])) if found else None
+    found = split_answer(response)
+    value = read_number(found[1]) if found else None
+    return None if value is None else str(value)
 
 
 def is_correct(response: str, answer: str) -> bool:
@@ -38,18 +55,20 @@ def is_correct(response: str, answer: str) -> bool:
         (True, True, False)
     """
     found = final_answer(response)
-    return found is not None and same_number(answer if "####" in answer else f"#### {answer}", found)
+    return found is not None and same_number(answer, found)
 
 
 def same_number(gold: str, answer: str) -> bool:
     """Whether two answers are the same number; text that holds none is equal to nothing.
 
     Example:
-        >>> same_number("36", "36.0"), same_number("#### 1,250", "1250"), same_number("many", "many")
-        (True, True, False)
+        >>> same_number("36", "36.0"), same_number("#### 1,250", "1250"), same_number("5/2", "2.5")
+        (True, True, True)
+        >>> same_number("many", "many"), same_number("5/2", "5")
+        (False, False)
     """
-    numbers = [final_answer(text if "####" in text else f"#### {text}") for text in (gold, answer)]
-    return numbers[0] is not None and numbers[0] == numbers[1]
+    first, second = (final_answer(text if MARK in text else f"{MARK} {text}") for text in (gold, answer))
+    return first is not None and first == second
 
 
 def numeric_reward(

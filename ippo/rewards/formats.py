@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ippo.rewards.answers import final_answer, same_number
+from ippo.rewards.boxes import boxed_answer
 from ippo.rewards.choices import chosen
-from ippo.rewards.latex import boxed_answer, latex_equal
+from ippo.rewards.latex import latex_equal
 from ippo.rewards.steps import classify_solution
 
 
@@ -21,6 +22,7 @@ class AnswerFormat:
         read: the answer in a response, or None.
         compare: ``compare(gold, answer, *extras)``: whether they are equal, or None if that cannot be told.
         extras: columns whose values ``compare`` takes as well.
+        reads: columns whose values ``read`` takes as well; None from rows that have no such column.
 
     Example:
         >>> NUMBERS.reward(["2+2?", "2+2?"], ["#### 4.0", "4"], answer=["4", "4"])
@@ -29,9 +31,10 @@ class AnswerFormat:
         {'answer': ['0.5'], 'correct': [True], 'chain': ['unverifiable']}
     """
 
-    read: Callable[[str], str | None]
+    read: Callable[..., str | None]
     compare: Callable[..., bool | None]
     extras: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
     def reward(self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[Any]) -> list[float]:
         """1.0 for each completion whose answer is right, else 0.0, also where that cannot be told."""
@@ -39,7 +42,7 @@ class AnswerFormat:
 
     def check(self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[Any]) -> dict[str, list]:
         """The truth about each completion, see :data:`ippo.data.Check`."""
-        verdicts, answers = self._verdicts(completions, columns), [self.read(text) for text in completions]
+        verdicts, answers = self._verdicts(completions, columns), self._answers(completions, columns)
         each = zip(completions, verdicts, answers, strict=True)
         return {
             "answer": answers,
@@ -51,9 +54,13 @@ class AnswerFormat:
         """Whether two answers are one vote; what cannot be told is two."""
         return self.compare(answer, other) is True
 
+    def _answers(self, completions: Sequence[str], columns: dict[str, Sequence[Any]]) -> list[str | None]:
+        known = [columns.get(name, [None] * len(completions)) for name in self.reads]
+        return [self.read(text, *more) for text, *more in zip(completions, *known, strict=True)]
+
     def _verdicts(self, completions: Sequence[str], columns: dict[str, Sequence[Any]]) -> list[bool | None]:
         extras = zip(*(columns[name] for name in self.extras), strict=True) if self.extras else [()] * len(completions)
-        answers = [self.read(text) for text in completions]
+        answers = self._answers(completions, columns)
         return [
             False if answer is None else self.compare(gold, answer, *more)
             for gold, answer, more in zip(columns["answer"], answers, extras, strict=True)
@@ -69,5 +76,5 @@ LATEX = AnswerFormat(boxed_answer, latex_equal)
 MEASURES = AnswerFormat(boxed_answer, latex_equal, ("tolerance",))
 """Mathematics in ``\\boxed{}``; numbers may differ by the column ``tolerance``."""
 
-CHOICES = AnswerFormat(chosen, operator.eq)
-"""A letter after ``####``."""
+CHOICES = AnswerFormat(chosen, operator.eq, reads=("options",))
+"""A letter after ``####``, of those that the column ``options`` has texts for."""

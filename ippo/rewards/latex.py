@@ -1,4 +1,4 @@
-r"""LaTeX answers: find the one in ``\boxed{}`` and compare it by its meaning, within a time limit that always holds."""
+r"""LaTeX answers are compared by their meaning, within a time limit that always holds."""
 
 from __future__ import annotations
 
@@ -11,26 +11,9 @@ import threading
 from functools import lru_cache
 from pathlib import Path
 
-_LONGEST = 512  # characters of an answer; a longer one is not read
+from ippo.rewards.boxes import LONGEST
+
 _WORKER = Path(__file__).with_name("latex_worker.py")
-
-
-def boxed_answer(response: str) -> str | None:
-    r"""What the last ``\boxed{...}`` holds, braces within braces included; None if there is none that closes.
-
-    Example:
-        >>> boxed_answer(r"so $x=\frac{1}{2}$ is $\boxed{\frac{1}{2}}$.")
-        '\\frac{1}{2}'
-        >>> boxed_answer("x = 2"), boxed_answer(r"\boxed{2")
-        (None, None)
-    """
-    _, mark, tail = response.rpartition(r"\boxed{")
-    depth = 1
-    for place, sign in enumerate(tail[:_LONGEST] if mark else ""):
-        depth += {"{": 1, "}": -1}.get(sign, 0)
-        if depth == 0:
-            return tail[:place].strip() or None
-    return None
 
 
 def latex_equal(gold: str, answer: str, tolerance: float = 0.0, limit: float = 3.0) -> bool | None:
@@ -54,7 +37,7 @@ def latex_equal(gold: str, answer: str, tolerance: float = 0.0, limit: float = 3
         True
     """
     gold, answer = _bare(gold), _bare(answer)
-    if max(len(gold), len(answer)) > _LONGEST:
+    if max(len(gold), len(answer)) > LONGEST:
         return None
     return True if gold == answer else _compare(gold, answer, tolerance, limit)
 

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
-from ippo.rewards.answers import NUMBER, is_correct
-from ippo.rewards.arithmetic import equations, number, sound
+from ippo.rewards.answers import is_correct, split_answer
+from ippo.rewards.arithmetic import equations, number
 
 ChainClass = Literal["wrong", "faithful", "wrong_step", "nonsense", "shortcut", "unverifiable"]
 CHAIN_CLASSES: tuple[ChainClass, ...] = ("wrong", "faithful", "wrong_step", "nonsense", "shortcut", "unverifiable")
 
-_STEP = re.compile(rf"\s*({NUMBER})\s*([-+*/])\s*({NUMBER})\s*=\s*({NUMBER})\s*")
+_NUMBER = r"[+-]?[0-9]{1,18}(?:\.[0-9]{1,18})?"
+_STEP = re.compile(rf"\s*({_NUMBER})\s*([-+*/])\s*({_NUMBER})\s*=\s*({_NUMBER})\s*")
 _LONGEST = 128  # characters of a step; what is longer is none, and is not searched
 _LONGEST_CHAIN = 2**16  # characters that are read; a megabyte of line breaks would take longer to split than to sample
 _MAX_LINES = 64  # a longer chain is cut: the alignment below is quadratic in the number of lines
@@ -101,7 +102,7 @@ def mark_lines(response: str, steps: Sequence[str]) -> list[tuple[str, bool | No
         >>> mark_lines("7+5=13\\n12-3=9\\n#### 9", ["7+5=12", "12-3=9"])
         [('7+5=13\\n', False), ('12-3=9\\n', True)]
     """
-    chain = response.rpartition("####")[0]
+    chain, _ = split_answer(response) or ("", "")
     if len(chain) > _LONGEST_CHAIN:
         chain = chain[:_LONGEST_CHAIN].rpartition("\n")[0]  # whole lines: a number that is cut is another number
     lines = chain.splitlines(keepends=True)
@@ -138,9 +139,9 @@ def classify_solution(response: str, right: bool | None, answer: str | None) -> 
         return "unverifiable"
     if not right:
         return "wrong"
-    if not sound(response):
-        return "wrong_step"
     written = equations(response)
+    if not all(equation.holds for equation in written):
+        return "wrong_step"
     goal = number(answer) if answer is not None else None
     reached = goal is not None and any(goal in (equation.value, equation.written) for equation in written)
     return "faithful" if reached else "unverifiable"

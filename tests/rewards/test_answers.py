@@ -30,7 +30,10 @@ from ippo.rewards import final_answer, is_correct, numeric_reward
         ("#### 4.", "4"),
         ("#### 3\n#### 4", "4"),
         ("##### 4", "4"),
-        ("#### " + "9" * 18, "9" * 18),
+        ("#### " + "9" * 40, "9" * 40),
+        ("#### 18 ####", "18"),  # a heading may be closed
+        ("####: 18", "18"),
+        ("#### 42\n" + " and the reasoning above confirms it." * 12, "42"),  # the answer is one line
     ],
 )
 def test_final_answer_in_canonical_form(response: str, expected: str) -> None:
@@ -51,8 +54,10 @@ def test_final_answer_in_canonical_form(response: str, expected: str) -> None:
         "#### ٣",  # Arabic-Indic and full-width digits are digits for int(), but not here
         "#### ４",
         "#### 1４",
-        "#### " + "9" * 19,
-        "#### 2." + "3" * 19,
+        "18 ####",
+        "#### 4\n#### ####",
+        "#### " + "9" * 41,
+        "#### 2." + "3" * 40,
         "#### nan",
         "#### inf",
     ],
@@ -75,6 +80,14 @@ def test_a_megabyte_of_anything_is_refused_at_once(response: str) -> None:
     start = time.perf_counter()
     assert final_answer(response) is None
     assert time.perf_counter() - start < 0.2
+
+
+@given(st.fractions(max_denominator=10**6, min_value=-(10**9), max_value=10**9))
+def test_the_canonical_form_reads_back_to_the_same_number(number: Fraction) -> None:
+    written = final_answer(f"#### {number}")
+    assert written == str(number)
+    assert is_correct(f"#### {written}", written)
+    assert not is_correct(f"#### {written}", str(number + 1))
 
 
 @given(st.integers(-(10**15), 10**15))
@@ -103,6 +116,11 @@ def test_arbitrary_text_never_raises(before: str, after: str) -> None:
         ("", "9", False),
         ("", "", False),  # two missing answers are not the same answer
         ("#### nine", "nine", False),
+        ("#### 2.5", "2.5", True),
+        ("#### 2.5", "5", False),
+        ("#### 5", "5/2", False),
+        ("#### 0.5", "1/2", True),
+        ("#### 1/2", "1", False),
     ],
 )
 def test_is_correct(response: str, answer: str, expected: bool) -> None:

@@ -70,14 +70,14 @@ def test_no_text_raises(name: str, text: str) -> None:
 @given(text=PIECES)
 def test_what_is_read_is_a_bounded_number_and_a_known_class(text: str) -> None:
     answer = final_answer(text)
-    assert answer is None or abs(Fraction(answer)) < 10**18
+    assert answer is None or max(abs(Fraction(answer).numerator), Fraction(answer).denominator) < 10**40
     assert classify_chain(text, STEPS, "9") in CHAIN_CLASSES
 
 
 @pytest.mark.parametrize("text", ["9**9**9=1", "9**9**9", "<<9**9**9=1>>", "9^9=387420489"])
 def test_powers_are_text(text: str) -> None:
     assert parse_step(text) is None
-    assert final_answer(f"#### {text}") in (None, "9")
+    assert final_answer(f"#### {text}") is None
     assert classify_chain(f"7+5=12\n{text}\n12-3=9\n#### 9", STEPS, "9") == "nonsense"
 
 

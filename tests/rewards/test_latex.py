@@ -8,26 +8,9 @@ from typing import Any
 
 import pytest
 
-from ippo.rewards import CHOICES, LATEX, MEASURES, boxed_answer, latex_equal
+from ippo.rewards import LATEX, MEASURES, latex_equal
 
 HANGS = "9^{9^{9}}"  # 370 million digits, worked out in one go that no signal interrupts
-
-
-@pytest.mark.parametrize(
-    ("response", "answer"),
-    [
-        (r"so $\boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
-        (r"\boxed{1} or \boxed{ 2 }", "2"),
-        (r"\boxed{\text{a {b} c}}", r"\text{a {b} c}"),
-        (r"\boxed{}", None),
-        (r"\boxed{2", None),
-        (r"\boxed{" + "{" * 10_000, None),
-        ("2", None),
-        ("", None),
-    ],
-)
-def test_the_answer_in_the_last_box(response: str, answer: str | None) -> None:
-    assert boxed_answer(response) == answer
 
 
 @pytest.mark.parametrize(
@@ -118,10 +101,3 @@ def test_reward_and_check_of_a_format() -> None:
     assert MEASURES.reward(**columns, tolerance=[0.2] * 4) == [1.0, 1.0, 0.0, 0.0]
     assert LATEX.equal("x+1", "1+x")
     assert not LATEX.equal("x", "$")
-
-
-def test_choices() -> None:
-    texts = ["A bed.\n#### B", "#### (B) bed", "#### b", "#### Bed", "B", "#### A\n#### B."]
-    columns: dict[str, Any] = {"prompts": [""] * 6, "completions": texts, "answer": ["B"] * 6}
-    assert CHOICES.reward(**columns) == [1.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-    assert CHOICES.check(**columns)["answer"] == ["B", "B", None, None, None, "B"]

@@ -1,30 +1,40 @@
-r"""LaTeX answers are compared by their meaning, within a time limit that always holds."""
+r"""LaTeX answers are compared by their meaning, within a time limit that always holds.
+
+An answer is taken apart first: numbers are compared as exact rationals, words as words, lists and brackets part by
+part. What is left, an expression at a time, is for ``math_verify``.
+"""
 
 from __future__ import annotations
 
-import atexit
-import json
-import os
-import subprocess
-import sys
-import threading
-from functools import lru_cache
-from pathlib import Path
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
 
 from ippo.rewards.boxes import LONGEST
+from ippo.rewards.latex_judge import Budget, TimeUpError, judge
+from ippo.rewards.notation import bracketed, is_text, listed, plain_text, split, split_unit, tidy, without_text
+from ippo.rewards.numbers import leading_number
 
-_WORKER = Path(__file__).with_name("latex_worker.py")
+_MOST_PARTS = 32  # of a list; a longer one is not compared
+_BASED = re.compile(r"([0-9A-Za-z]+)\s*_\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))")
+_ARGUMENTS = re.compile(r"_(?:\{[^{}]*\}|[0-9A-Za-z])|(?<=[A-Za-z}'])\([A-Za-z0-9, ]*\)|^\([A-Za-z, ]*\)$")
+_NAME = re.compile(r"(?:\\?[A-Za-z]+|[{}|'\s])*")
+_NO_EXPRESSION = re.compile(r"[0-9]\s*:\s*[0-9]|(?<![_^0-9])[0-9]+\s+[0-9]|[0-9]\s*_|\\approx|\\sim|[^\x00-\x7f]")
 
 
 def latex_equal(gold: str, answer: str, tolerance: float = 0.0, limit: float = 3.0) -> bool | None:
-    r"""Whether two LaTeX answers mean the same, by ``math_verify``.
+    r"""Whether two LaTeX answers mean the same. Exactly: ``0.333`` is not a third.
 
-    The comparison runs in a process of its own that is ended when the time is up. ``math_verify`` has a limit too, but
-    it rests on signals, which work in a program's main thread only and wait while a large power is being computed.
+    A unit counts only where both have one. Of ``50\%``, both 50 and 0.5 are taken for the number where the other side
+    has no percent sign. ``x = 5`` is 5. Lists and sets have no order, points and intervals have one.
+
+    ``math_verify`` runs in a process of its own that is ended when the time is up. It has a limit too, but that rests
+    on signals, which work in a program's main thread only and wait while a large power is being computed.
 
     Args:
         gold, answer: without dollar signs around them; with them is fine too.
-        tolerance: numbers may differ by this much.
+        tolerance: numbers may differ by this much, also in lists, in brackets and behind ``x =``.
         limit: seconds until the comparison is given up.
 
     Returns:
@@ -33,88 +43,140 @@ def latex_equal(gold: str, answer: str, tolerance: float = 0.0, limit: float = 3
     Example:
         >>> latex_equal(r"\frac{1}{2}", "0.5"), latex_equal("x+1", "1+x"), latex_equal("3", "4")
         (True, True, False)
+        >>> latex_equal(r"(1.5, 2\pi)", r"x = (1.6, 6.3)", tolerance=0.1)
+        True
         >>> latex_equal("5", "9^{9^{9^9}}", limit=0.5) is None
         True
     """
-    gold, answer = _bare(gold), _bare(answer)
     if max(len(gold), len(answer)) > LONGEST:
         return None
-    return True if gold == answer else _compare(gold, answer, tolerance, limit)
+    gold, answer = tidy(gold), tidy(answer)
+    if not gold or not answer:
+        return None
+    try:
+        return _equal(gold, answer, _Terms(tolerance, Budget(limit)))
+    except TimeUpError:
+        return None
 
 
-def _bare(text: str) -> str:
-    return text.strip().strip("$").strip()
+class _Terms(NamedTuple):
+    """On which terms two answers are compared."""
+
+    tolerance: float
+    budget: Budget
 
 
-@lru_cache(maxsize=65_536)  # the samples of a prompt say the same few things, and one that hangs costs its limit once
-def _compare(gold: str, answer: str, tolerance: float, limit: float) -> bool | None:
-    return _judge.compare([gold, answer, tolerance], limit)
+def _equal(gold: str, answer: str, terms: _Terms) -> bool | None:
+    """Compare two tidy answers, or parts of them: whole if they are numbers or words, else part by part."""
+    terms.budget.step()
+    if gold == answer:
+        return True
+    if is_text(gold) or is_text(answer):
+        if plain_text(gold) == plain_text(answer):
+            return True
+        if is_text(gold) and is_text(answer):
+            return False
+    both = without_text(gold), without_text(answer)
+    if any(_BASED.fullmatch(text) for text in both):
+        return _digits_and_base(both[0]) == _digits_and_base(both[1])
+    measured = [_value(split_unit(text)[0]) is not None for text in both]
+    if all(measured):
+        return _measures(*both, terms)
+    lists = [[text] if number else listed(text) for text, number in zip(both, measured, strict=True)]
+    if max(map(len, lists)) > 1:
+        return _in_any_order(*(_members(parts) for parts in lists), terms)
+    sides = [split(text, "=", r"\in") for text in both]
+    if max(map(len, sides)) > 1:
+        return _equations(*sides, terms)
+    if any(map(bracketed, both)):
+        return _brackets(*both, terms)
+    unions = [split(text, r"\cup") for text in both]
+    if min(map(len, unions)) > 1 and _in_any_order(*unions, terms):
+        return True
+    return _measures(*both, terms)
 
 
-class _Judge:
-    """One worker process for this process, started when it is first needed and again when it had to be ended."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.worker: subprocess.Popen[str] | None = None
-
-    def compare(self, request: list[object], limit: float) -> bool | None:
-        with self.lock:
-            worker, expired = self._started(), threading.Event()
-
-            def expire() -> None:
-                expired.set()
-                worker.kill()
-
-            timer = threading.Timer(limit, expire)
-            timer.start()
-            try:
-                line = self._ask(worker, request)
-            finally:
-                timer.cancel()
-                timer.join()
-            if expired.is_set() or not line:
-                self.end()
-            return json.loads(line) if line else None
-
-    def end(self) -> None:
-        """End the worker, if there is one."""
-        if self.worker is not None:
-            self.worker.kill()
-            self.worker.communicate()
-            self.worker = None
-
-    def _started(self) -> subprocess.Popen[str]:
-        if self.worker is None:
-            command = [sys.executable, str(_WORKER)]
-            self.worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            if self._ask(self.worker) != "ready\n":  # its imports are not part of anyone's time limit
-                raise RuntimeError("math_verify could not be started: see the error above")
-        return self.worker
-
-    @staticmethod
-    def _ask(worker: subprocess.Popen[str], request: list[object] | None = None) -> str:
-        """The worker's next line; empty once it has ended."""
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        try:
-            if request is not None:
-                worker.stdin.write(json.dumps(request) + "\n")
-                worker.stdin.flush()
-            return worker.stdout.readline()
-        except BrokenPipeError:
-            return ""
+def _digits_and_base(text: str) -> tuple[str, int] | None:
+    found = _BASED.fullmatch(text)
+    return (found[1].upper().lstrip("0"), int(found[2] or found[3])) if found else None
 
 
-_judge = _Judge()
+def _value(text: str) -> Fraction | None:
+    found = leading_number(text)
+    return found[0] if found and not found[1].strip() else None
 
 
-def _forget_worker() -> None:
-    """A forked process shares pipes with its parent, and must not read the parent's answers."""
-    global _judge
-    _judge = _Judge()
+def _measures(gold: str, answer: str, terms: _Terms) -> bool | None:
+    """Compare two numbers or expressions with their units."""
+    (left, unit), (right, other) = split_unit(gold), split_unit(answer)
+    if unit and other and unit != other:
+        return None  # metres or miles: nobody converts them here
+    numbers = _value(left), _value(right)
+    if numbers[0] is None or numbers[1] is None:
+        if _NO_EXPRESSION.search(left) or _NO_EXPRESSION.search(right):
+            return None
+        return judge().compare(left, right, terms.tolerance, terms.budget)
+    allowed = Fraction(str(terms.tolerance))  # as it is written, so that 3.0 and 3.1 are within 0.1
+    per_cent = (unit == "%") - (other == "%")
+    as_shares = [one / 100 if sign == "%" else one for one, sign in zip(numbers, (unit, other), strict=True)]
+    pairs = [numbers, as_shares] if per_cent else [numbers]
+    return any(abs(one - two) <= allowed for one, two in pairs)
 
 
-atexit.register(lambda: _judge.end())
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_worker)
+def _members(parts: list[str]) -> list[str]:
+    """The parts, or those of the one set that they are."""
+    found = bracketed(parts[0]) if len(parts) == 1 else None
+    return found.parts if found and found.opening == r"\{" else parts
+
+
+def _brackets(gold: str, answer: str, terms: _Terms) -> bool | None:
+    """Compare points and intervals part by part, sets in any order, and either with what has no brackets."""
+    left, right = bracketed(gold), bracketed(answer)
+    if r"\{" in (left and left.opening, right and right.opening):
+        return _in_any_order(_members([gold]), _members([answer]), terms)
+    if left is None or right is None:
+        return _measures(gold, answer, terms)
+    if (left.opening, left.closing) != (right.opening, right.closing) or len(left.parts) != len(right.parts):
+        return False
+    verdicts = {_equal(*pair, terms) for pair in zip(left.parts, right.parts, strict=True)}
+    return False if False in verdicts else None if None in verdicts else True
+
+
+def _equations(gold: list[str], answer: list[str], terms: _Terms) -> bool | None:
+    """Compare ``x = 5`` with ``5`` by its last side, and two equations as they are unless they name the same."""
+    if min(len(gold), len(answer)) > 1:
+        same_name = _is_name(gold[0]) and gold[0].replace(" ", "") == answer[0].replace(" ", "")
+        return _equal(gold[-1], answer[-1], terms) if same_name else _measures("=".join(gold), "=".join(answer), terms)
+    sides, value = (gold, answer[0]) if len(gold) > 1 else (answer, gold[0])
+    if _is_name(sides[-1]) and not _is_name(sides[0]):
+        sides = sides[::-1]
+    says_a_value = _is_name(sides[0]) or _equal(sides[0], sides[-1], terms)
+    return _equal(sides[-1], value, terms) if says_a_value else False
+
+
+def _is_name(text: str) -> bool:
+    """Whether a side of an equation is a name, as ``x``, ``f(2)`` and ``(x, y)`` are, and no expression."""
+    return bool(text) and _NAME.fullmatch(_ARGUMENTS.sub("", text)) is not None
+
+
+def _in_any_order(golds: Sequence[str], answers: Sequence[str], terms: _Terms) -> bool | None:
+    """Whether each part of one list has a partner of its own in the other."""
+    if len(golds) != len(answers):
+        return False
+    if len(golds) > _MOST_PARTS:
+        return None
+    verdicts = [[_equal(gold, answer, terms) for answer in answers] for gold in golds]
+    partner: dict[int, int] = {}
+
+    def settle(gold: int, seen: set[int]) -> bool:
+        for place, verdict in enumerate(verdicts[gold]):
+            if verdict and place not in seen:
+                seen.add(place)
+                if place not in partner or settle(partner[place], seen):
+                    partner[place] = gold
+                    return True
+        return False
+
+    if all(settle(gold, set()) for gold in range(len(golds))):
+        return True
+    return None if any(None in row for row in verdicts) else False

@@ -29,10 +29,10 @@ _PLAIN_DECIMAL = re.compile(rf"({_DECIMAL})(?:[eE]([-+]?[0-9]{{1,2}}))?")
 _SPELLINGS = (  # of one and the same sign; none of them joins what stood apart
     (re.compile("\u2212"), "-"),
     (re.compile(r"\{,\}|,\s*\\!\s*"), ","),
-    (re.compile(r"\\[,;: ]|(?<!^)~|[\u00a0\u2007\u2009\u202f]"), " "),
-    (re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}"), r" \1"),
+    (re.compile(r"(?<!\\)\\[,;: ]|(?<!^)~|[\u00a0\u2007\u2009\u202f]"), " "),
     (re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|([0-9]))\s*(?:\{([^{}]*)\}|([0-9]))"), r"\\frac{\1\2}{\3\4}"),
 )
+_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _WRAPPINGS = (  # the whole of what stands within
     re.compile(r"(\*\*|\*|__|_|`)(.+)\1\.?"),
     re.compile(r"(\$\$?)((?:[^$\\]|\\.)+)\1\.?"),
@@ -79,7 +79,7 @@ def read_number(text: str) -> Fraction | None:
         >>> [read_number(text) for text in ("12 or 15", "12,5", "5 - 3 = 2", "3:30", "5 million", "5x", "10^999999999")]
         [None, None, None, None, None, None, None]
     """
-    found = leading_number(_bare(spelled_one_way(text))) if len(text) <= _LONGEST else None
+    found = leading_number(_bare(_TEXT.sub(r" \1", spelled_one_way(text)))) if len(text) <= _LONGEST else None
     if found is None:
         return None
     value, rest, is_money = found
@@ -114,10 +114,10 @@ def leading_number(text: str) -> tuple[Fraction, str, bool] | None:
 
 
 def spelled_one_way(text: str) -> str:
-    r"""Minus signs, thousands, spaces and fractions in one spelling each, texts out of their ``\text{}``."""
+    """Minus signs, thousands, spaces and fractions in one spelling each."""
     for pattern, sign in _SPELLINGS:
         text = pattern.sub(sign, text)
-    return text.strip()
+    return text
 
 
 def _fraction(whole: str | None, over: str, under: str, signed: bool) -> Fraction | None:
@@ -137,6 +137,7 @@ def _plain(number: str) -> Fraction:
 
 def _bare(text: str) -> str:
     """``text`` without the wrappings and labels that say nothing of the value."""
+    text = text.strip()
     for _ in range(6):
         label = _LABEL.match(text)
         if label and not _speaks_of_amounts(label[1] or ""):

@@ -8,6 +8,7 @@ train split alone, which is divided. Columns ``question``, ``solution`` and ``fi
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def _texts(value: Any) -> list[str]:
 def _tolerance(error: Any) -> float:
     """How far a number may be off; 0 where the data set does not say, or says it for several answers apart."""
     try:
-        return float(error or 0)
+        off = float(error or 0)
     except ValueError:
         return 0.0
+    return off if math.isfinite(off) else 0.0

@@ -18,6 +18,7 @@ from ippo.rewards.numbers import leading_number
 
 _MOST_PARTS = 32  # of a list; a longer one is not compared
 _BASED = re.compile(r"([0-9A-Za-z]+)\s*_\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))")
+_PER_CENT = {("%", ""): Fraction(100), ("", "%"): Fraction(1, 100)}
 _ARGUMENTS = re.compile(r"_(?:\{[^{}]*\}|[0-9A-Za-z])|(?<=[A-Za-z}'])\([A-Za-z0-9, ]*\)|^\([A-Za-z, ]*\)$")
 _NAME = re.compile(r"(?:\\?[A-Za-z]+|[{}|'\s])*")
 _NO_EXPRESSION = re.compile(r"[0-9]\s*:\s*[0-9]|(?<![_^0-9])[0-9]+\s+[0-9]|[0-9]\s*_|\\approx|\\sim|[^\x00-\x7f]")
@@ -76,24 +77,26 @@ def _equal(gold: str, answer: str, terms: _Terms) -> bool | None:
             return True
         if is_text(gold) and is_text(answer):
             return False
-    both = without_text(gold), without_text(answer)
-    if any(_BASED.fullmatch(text) for text in both):
-        return _digits_and_base(both[0]) == _digits_and_base(both[1])
-    measured = [_value(split_unit(text)[0]) is not None for text in both]
-    if all(measured):
-        return _measures(*both, terms)
-    lists = [[text] if number else listed(text) for text, number in zip(both, measured, strict=True)]
+    gold, answer = without_text(gold), without_text(answer)
+    if _BASED.fullmatch(gold) or _BASED.fullmatch(answer):
+        return _digits_and_base(gold) == _digits_and_base(answer)
+    lists = _list(gold), _list(answer)
     if max(map(len, lists)) > 1:
-        return _in_any_order(*(_members(parts) for parts in lists), terms)
-    sides = [split(text, "=", r"\in") for text in both]
+        return _in_any_order(_members(lists[0]), _members(lists[1]), terms)
+    sides = split(gold, "=", r"\in"), split(answer, "=", r"\in")
     if max(map(len, sides)) > 1:
-        return _equations(*sides, terms)
-    if any(map(bracketed, both)):
-        return _brackets(*both, terms)
-    unions = [split(text, r"\cup") for text in both]
-    if min(map(len, unions)) > 1 and _in_any_order(*unions, terms):
+        return _equations(sides[0], sides[1], terms)
+    if bracketed(gold) or bracketed(answer):
+        return _brackets(gold, answer, terms)
+    unions = split(gold, r"\cup"), split(answer, r"\cup")
+    if min(map(len, unions)) > 1 and _in_any_order(unions[0], unions[1], terms):
         return True
-    return _measures(*both, terms)
+    return _measures(gold, answer, terms)
+
+
+def _list(text: str) -> list[str]:
+    """What ``text`` lists; 1,250 is a number."""
+    return [text] if _value(split_unit(text)[0]) is not None else listed(text)
 
 
 def _digits_and_base(text: str) -> tuple[str, int] | None:
@@ -111,16 +114,14 @@ def _measures(gold: str, answer: str, terms: _Terms) -> bool | None:
     (left, unit), (right, other) = split_unit(gold), split_unit(answer)
     if unit and other and unit != other:
         return None  # metres or miles: nobody converts them here
-    numbers = _value(left), _value(right)
-    if numbers[0] is None or numbers[1] is None:
-        if _NO_EXPRESSION.search(left) or _NO_EXPRESSION.search(right):
-            return None
-        return judge().compare(left, right, terms.tolerance, terms.budget)
-    allowed = Fraction(str(terms.tolerance))  # as it is written, so that 3.0 and 3.1 are within 0.1
-    per_cent = (unit == "%") - (other == "%")
-    as_shares = [one / 100 if sign == "%" else one for one, sign in zip(numbers, (unit, other), strict=True)]
-    pairs = [numbers, as_shares] if per_cent else [numbers]
-    return any(abs(one - two) <= allowed for one, two in pairs)
+    number, its_answer = _value(left), _value(right)
+    if number is not None and its_answer is not None:
+        allowed = Fraction(str(terms.tolerance))  # as it is written, so that 3.0 and 3.1 are within 0.1
+        as_shares = _PER_CENT.get((unit, other), Fraction(1))
+        return min(abs(number - its_answer * scale) for scale in (1, as_shares)) <= allowed
+    if _NO_EXPRESSION.search(left) or _NO_EXPRESSION.search(right):
+        return None
+    return judge().compare(left, right, terms.tolerance, terms.budget)
 
 
 def _members(parts: list[str]) -> list[str]:

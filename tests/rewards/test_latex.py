@@ -139,6 +139,8 @@ def test_answers_are_compared_by_their_meaning_and_both_ways_alike(
             r"\begin{pmatrix}1.2\\2\end{pmatrix}",
         ),
         (r"3.0 \text{ m}", r"3.1", r"4 \text{ m}"),
+        (r"50\%", "0.501", "0.502"),  # as exact as the gold answer is written
+        ("0.5", r"60\%", r"61\%"),
     ],
 )
 def test_numbers_within_the_tolerance(gold: str, near: str, far: str) -> None:

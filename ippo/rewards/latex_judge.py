@@ -22,7 +22,7 @@ class TimeUpError(Exception):
 class Budget:
     """What one comparison may take in all: seconds of the worker, and pairs of parts that are looked at."""
 
-    def __init__(self, seconds: float, pairs: int = 4096) -> None:
+    def __init__(self, seconds: float, pairs: int = 2048) -> None:
         self.left, self.pairs = seconds, pairs
 
     def step(self) -> None:

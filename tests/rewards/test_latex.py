@@ -155,9 +155,9 @@ def test_an_expression_without_a_value_is_not_near() -> None:
 
 def test_an_answer_of_very_many_parts_is_given_up() -> None:
     nested = ",".join([r"\{" + ",".join(str(n) for n in range(7)) + r"\}"] * 25)
-    start = time.perf_counter()
+    start = time.thread_time()
     assert latex_equal(nested, nested.replace("0", "9")) is None
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
 
 
 def hang(limit: float = 1.0) -> tuple[bool | None, bool | None, float]:

@@ -16,6 +16,7 @@ from ippo.errors import OwnAttributeErrors
 from ippo.models.configuration import state_size
 from ippo.models.requirements import require_language_model
 from ippo.models.responses import response_logprobs, states_before
+from ippo.models.trunk import trunk_of
 from ippo.rollout.sequences import Sequences
 
 Self = TypeVar("Self", bound="Layout")
@@ -127,7 +128,7 @@ class SeparateModels(Layout):
 
     def __init__(self, policy: PreTrainedModel) -> None:
         require_language_model(policy)
-        value = ValueModel(copy.deepcopy(policy.base_model), state_size(policy))
+        value = ValueModel(copy.deepcopy(trunk_of(policy)), state_size(policy))
         super().__init__(policy, value, copy.deepcopy(policy))
 
 

@@ -24,6 +24,7 @@ from ippo.errors import UsageError, require
 from ippo.models.actor_critic import Layout, ValueModel
 from ippo.models.configuration import state_size
 from ippo.models.requirements import require_language_model
+from ippo.models.trunk import trunk_of
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -62,8 +63,7 @@ class LoraModels(Layout):
 
     def __init__(self, policy: PreTrainedModel, lora: LoraOptions = LoraOptions()) -> None:
         require_language_model(policy)
-        trunk: Any = policy.base_model
-        value = ValueModel(with_adapter(trunk, lora), state_size(policy))
+        value = ValueModel(with_adapter(trunk_of(policy), lora), state_size(policy))
         super().__init__(with_adapter(policy, lora), value, policy)
 
     def merge_and_save(self, folder: Path | str, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ippo.functional import token_entropy, token_logprobs
 from ippo.models.configuration import text_config
+from ippo.models.trunk import head_alone, runs_apart, trunk_of, with_states
 from ippo.rollout.sequences import Sequences
 
 LOGITS_AT_A_TIME = 2**24  # numbers, 64 MiB in float32: what a small model's whole batch takes
@@ -20,7 +21,8 @@ LOGITS_AT_A_TIME = 2**24  # numbers, 64 MiB in float32: what a small model's who
 def response_logits(policy: nn.Module, sequences: Sequences) -> Tensor:
     """[n, t, v] logits that predict each response token; the vocabulary projection of the prompt is never computed."""
     kept = sequences.response_ids.shape[1] + 1  # the token before the response predicts its first token
-    return policy(**model_inputs(sequences), logits_to_keep=kept).logits[:, :-1]
+    logits = policy(**model_inputs(sequences), logits_to_keep=kept).logits
+    return logits[:, -kept:-1]  # a few models know no logits_to_keep, and give them all
 
 
 def response_logprobs(policy: nn.Module, sequences: Sequences, temperature: float = 1.0) -> Tensor:
@@ -44,7 +46,8 @@ def of_logits(policy: Any, sequences: Sequences, function: Callable[[Tensor, Ten
     Logits are by far the largest tensor of a training step: [n, t, v] with v up to 256,000. Beyond
     ``LOGITS_AT_A_TIME`` of them the trunk runs once, and the vocabulary projection and ``function`` for a few tokens
     of every episode at a time; the backward pass computes these few logits again rather than keeping them all.
-    Both directions of differentiation pass, and hooks see the projection once for each part.
+    Both directions of differentiation pass, and hooks see the projection once for each part. A policy whose head does
+    not run apart from its trunk has all its logits at once: :func:`ippo.models.trunk.runs_apart`.
 
     Args:
         policy: a causal language model.
@@ -56,14 +59,15 @@ def of_logits(policy: Any, sequences: Sequences, function: Callable[[Tensor, Ten
     """
     ids = sequences.response_ids
     numbers_a_step = max(1, len(ids)) * text_config(policy).vocab_size
-    if ids.shape[1] * numbers_a_step <= LOGITS_AT_A_TIME:
+    few = ids.shape[1] * numbers_a_step <= LOGITS_AT_A_TIME
+    if few or not runs_apart(policy, model_inputs(_corner(sequences))):
         return function(response_logits(policy, sequences), ids)
 
-    answer = policy.base_model(**model_inputs(sequences))
+    answer: Any = trunk_of(policy)(**model_inputs(sequences))
 
     def part(states: Tensor, ids: Tensor) -> Tensor:
         states = states.contiguous()  # else a frozen projection multiplies episode by episode
-        return function(_project(policy, type(answer)(last_hidden_state=states), ids), ids)
+        return function(head_alone(policy, with_states(answer, states), ids), ids)
 
     run = partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False) if torch.is_grad_enabled() else part
     steps = max(1, LOGITS_AT_A_TIME // numbers_a_step)
@@ -90,12 +94,8 @@ def _before_responses(hidden: Tensor, sequences: Sequences) -> Tensor:
     return hidden[:, sequences.prompt_ids.shape[1] - 1 : -1]
 
 
-def _project(policy: Any, answer: Any, ids: Tensor) -> Tensor:
-    """[n, t, v] what the model makes of its trunk's answer. Its own forward runs, with that answer given, because some
-    models cap or scale their logits after the projection."""
-    trunk = policy.base_model
-    trunk.forward = lambda *_, **__: answer
-    try:
-        return policy(input_ids=ids, use_cache=False).logits
-    finally:
-        del trunk.forward  # the class's own again
+def _corner(sequences: Sequences) -> Sequences:
+    """A few tokens of two rows, on both sides of where the responses begin."""
+    prompt, token = (slice(None, 2), slice(-4, None)), (slice(None, 2), slice(None, 4))
+    ids, mask = sequences.response_ids, sequences.response_mask
+    return Sequences(sequences.prompt_ids[prompt], sequences.prompt_mask[prompt], ids[token], mask[token])

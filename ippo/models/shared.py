@@ -12,6 +12,7 @@ from ippo.models.actor_critic import Layout, ValueHead
 from ippo.models.configuration import state_size
 from ippo.models.requirements import require_language_model
 from ippo.models.responses import states_before
+from ippo.models.trunk import trunk_of
 from ippo.rollout.sequences import Sequences
 
 
@@ -35,5 +36,5 @@ class SharedModels(Layout):
     def values(self, sequences: Sequences) -> Tensor:
         """[n, t] value of the state before each response token."""
         with torch.set_grad_enabled(self.value_gradient and torch.is_grad_enabled()):
-            states = states_before(self.policy.base_model, sequences)
+            states = states_before(trunk_of(self.policy), sequences)
         return self.value(states)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import pytest
@@ -9,10 +10,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
+    BartConfig,
     Gemma2Config,
     GPT2Config,
+    Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
     Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
@@ -90,6 +94,13 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     "phi3": Phi3Config(**SHAPE),
     "gemma2": Gemma2Config(**SHAPE, head_dim=8, final_logit_softcapping=2.0),
     "gpt2": GPT2Config(vocab_size=330, n_embd=16, n_layer=2, n_head=2),
+    "opt": OPTConfig(
+        vocab_size=330, hidden_size=16, ffn_dim=24, num_hidden_layers=2, num_attention_heads=2, word_embed_proj_dim=8
+    ),
+    "bart": BartConfig(
+        vocab_size=330, d_model=16, decoder_ffn_dim=24, decoder_layers=2, decoder_attention_heads=2, dropout=0.0
+    ),
+    "llama4": Llama4TextConfig(**SHAPE, intermediate_size_mlp=24, num_local_experts=2, head_dim=8),
 }
 
 
@@ -123,11 +134,30 @@ class TestInParts:
         found = []
         for size in (2**24, 16 * 330 * 5):  # all at once; five tokens of each of the sixteen episodes
             monkeypatch.setattr("ippo.models.responses.LOGITS_AT_A_TIME", size)
-            gradients = torch.autograd.grad(losses(model, rollout).sum(), [model.get_parameter(name) for name in names])
-            scores = {way: ExactScorer(way).score(model, losses, [rollout], direction) for way in ("ghost", "jvp")}  # type: ignore[arg-type]
+            weights = [model.get_parameter(name) for name in names]  # an expert that no token chose has no gradient
+            gradients = torch.autograd.grad(losses(model, rollout).sum(), weights, materialize_grads=True)
+            scores = {way: ExactScorer(way).score(model, losses, [rollout], direction) for way in ("auto", "jvp")}  # type: ignore[arg-type]
             found.append({**dict(zip(names, gradients, strict=True)), **scores})
         for name, whole in found[0].items():
             torch.testing.assert_close(found[1][name], whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
+
+    def test_a_head_that_needs_more_than_the_trunks_states_keeps_all_its_logits(
+        self, policy: LlamaForCausalLM, rollout: Episodes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class ByPosition(torch.nn.Linear):
+            """Scales its logits by how far back they are, as no part of them can know."""
+
+            def forward(self, states: Tensor) -> Tensor:
+                return super().forward(states) * torch.arange(1, states.shape[1] + 1).flip(0).view(1, -1, 1)
+
+        policy.lm_head.__class__ = ByPosition
+        whole = response_logprobs(policy, rollout)
+        monkeypatch.setattr("ippo.models.responses.LOGITS_AT_A_TIME", 1)
+        with pytest.warns(UserWarning, match=r"logits of a whole micro-batch are held .* ppo\.micro_batch_tokens"):
+            assert torch.equal(response_logprobs(policy, rollout), whole)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # said once
+            response_logprobs(policy, rollout)
 
     def test_entropy_comes_along(
         self, policy: LlamaForCausalLM, rollout: Episodes, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
@@ -94,6 +94,7 @@ def with_adapter(model: Model, lora: LoraOptions) -> Model:
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
         target_modules=names if all(name.isidentifier() for name in names) else lora.targets,
+        exclude_modules=_no_plain_projections(model),
         fan_in_fan_out=any(isinstance(part, Conv1D) for part in model.modules()),
     )
     try:
@@ -110,6 +111,13 @@ def with_adapter(model: Model, lora: LoraOptions) -> Model:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return adapted
+
+
+def _no_plain_projections(model: nn.Module) -> list[str]:
+    """Linear layers with a forward of their own, such as routers that return several tensors: an adapter beside them
+    would add to what is no product."""
+    linear = ((name, type(part)) for name, part in model.named_modules() if isinstance(part, nn.Linear))
+    return [name for name, kind in linear if kind.forward is not nn.Linear.forward]
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Two other ways to the same scores: hooks, and finite differences.
+"""Three ways to the same scores: hooks, forward mode, and finite differences.
 
 Every function takes a module, losses, one micro-batch and a direction, and returns [n] scores.
 """
@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ippo.errors import require
 from ippo.influence.direction import Losses
 from ippo.influence.forward_mode import FixedPadding
-from ippo.influence.hook_check import checked_backward
+from ippo.influence.hook_check import checked_backward, checked_derivative
+from ippo.influence.inputs import check_losses
 from ippo.influence.jvp import call_with
 from ippo.influence.layer_formulas import Arguments, LayerFormula, find_layer_formulas, row_dots
-from ippo.influence.parameters import check_losses, trainable
+from ippo.influence.parameters import trainable
+from ippo.influence.precision import WatchPrecision, half_of, require_full_precision
 
 
 def ghost_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mapping[str, Tensor]) -> Tensor:
@@ -36,6 +37,18 @@ def ghost_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mappi
     return torch.stack(parts).sum(0) if parts else torch.zeros_like(values)
 
 
+def jvp_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mapping[str, Tensor]) -> Tensor:
+    """[n] the derivative of each loss along the direction, in one pass that keeps no graph.
+
+    Raises:
+        NotImplementedError: if torch has no forward derivative of an operation.
+        MismatchError: if it is not the gradient that a backward gives.
+    """
+    values, jvps = checked_derivative(module, losses, batch, direction)
+    check_losses(values, depends=jvps is not None)
+    return torch.zeros_like(values) if jvps is None else jvps
+
+
 def fd_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mapping[str, Tensor]) -> Tensor:
     """Central differences of the losses along the direction: two forwards of any kernel, a check rather than a tool.
 
@@ -43,23 +56,22 @@ def fd_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mapping[
     smaller step would leave too few, while a larger one would meet the curvature.
 
     Raises:
-        UsageError: if a scored parameter has less than float32 precision.
+        UsageError: if a parameter has less than float32 precision, or the losses are computed in less.
     """
     parameters = {name: parameter.detach() for name, parameter in trainable(module).items()}
-    for name, parameter in parameters.items():
-        precise = parameter.dtype in (torch.float32, torch.float64)
-        require(precise, f"module.{name}", parameter.dtype, "finite differences need float32: use backend='jvp'")
+    require_full_precision(half_of(module), "backend", "fd")
     length = _norm(direction)
     if length == 0:
         return torch.zeros_like(losses(module, batch))
     step = 1e-3 * max(_norm(parameters), 1.0) / length
-    sides = []
+    sides, precision = [], WatchPrecision()
     with torch.no_grad():
         for sign in (1, -1):
             moved = {name: value + sign * step * direction[name] for name, value in parameters.items()}
-            with FixedPadding({id(tensor): parameters[name] for name, tensor in moved.items()}):
+            with precision, FixedPadding({id(tensor): parameters[name] for name, tensor in moved.items()}):
                 values = call_with(module, moved, losses, batch)
-            check_losses(values)
+            require_full_precision(precision.half, "backend", "fd")
+            check_losses(values, depends=True)  # moved, not differentiated: there is no graph to ask
             sides.append(values.double())
     return (sides[0] - sides[1]) / (2 * step)
 

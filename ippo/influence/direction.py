@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ippo.distributed import total
 from ippo.errors import UsageError, require
+from ippo.influence.inputs import check_direction, check_gold, check_rows
 from ippo.influence.parameters import trainable
 from ippo.modes import evaluation_mode
 
@@ -75,6 +76,8 @@ class ValidationDirection(Direction):
     def __init__(self, batches: Iterable[Any] | None = None, loss: Losses | None = None) -> None:
         given = (batches is None) == (loss is None)
         require(given, "ValidationDirection", "half of batches and loss", "give both, or neither to take the module's")
+        if batches is not None:
+            check_gold(batches, loss)
         self.batches, self.loss = batches, loss
 
     def bind(self, host: Any) -> Direction:
@@ -118,10 +121,12 @@ def mean_loss_and_gradient(
     for batch in batches:
         with torch.enable_grad(), evaluation_mode(module, checkpointing=True):
             values = losses(module, batch)
-            gradients = torch.autograd.grad(values.sum(), list(parameters.values()), allow_unused=True)
-        for accumulated, gradient in zip(sums, gradients, strict=True):
-            if gradient is not None:
-                accumulated += gradient
+            check_rows(values, "loss of the direction")
+            if values.requires_grad:
+                gradients = torch.autograd.grad(values.sum(), list(parameters.values()), allow_unused=True)
+                for accumulated, gradient in zip(sums, gradients, strict=True):
+                    if gradient is not None:
+                        accumulated += gradient
         loss += values.detach().sum()
         count += len(values)
     rows = int(total(torch.tensor(count, device=sums[0].device)))
@@ -141,6 +146,7 @@ def resolve(
     Raises:
         UsageError: if a key misses or exceeds the trainable parameters, a shape differs, or a value is not finite.
     """
+    check_direction(direction)
     tensors = dict(direction) if isinstance(direction, Mapping) else direction.compute(module, buffer)
     parameters, known = trainable(module), {name for name, _ in module.named_parameters()}
     missing, extra = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - known)

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ippo.errors import require
-from ippo.influence.backends import fd_scores, ghost_scores, ghost_scores_and_norms
+from ippo.influence.backends import fd_scores, ghost_scores, ghost_scores_and_norms, jvp_scores
+from ippo.influence.choice import Choice, OneBatch
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
 from ippo.influence.directions import leave_one_out, leaves_one_out
+from ippo.influence.hook_check import checked_derivative
 from ippo.influence.hooks import UncoveredLayerError
-from ippo.influence.jvp import derivative, jvp_scores
 from ippo.influence.loop import loop_scores, loop_scores_and_norms
 from ippo.influence.parameters import Subset, scored
+from ippo.influence.precision import half_of, require_full_precision
 from ippo.influence.scorer import Scorer
 
 Backend = Literal["auto", "jvp", "ghost", "loop", "fd"]
-
-OneBatch = Callable[[nn.Module, Losses, Any, Mapping[str, Tensor]], Tensor]
 
 _BACKENDS: dict[str, OneBatch] = {
     "jvp": jvp_scores,
@@ -62,8 +62,11 @@ class ExactScorer(Scorer):
         self.backend, self.parameters = backend, parameters
         self.gives_jvps = self.forward_mode = backend in ("auto", "jvp")
         self.choice = f"{backend}: it was asked for"
-        self._candidates: list[str] = []
-        self._why = ""
+        self._picked = Choice()
+
+    def check(self, module: nn.Module) -> None:
+        if self.backend == "fd":
+            require_full_precision(half_of(module), "backend", "fd")
 
     def score(
         self, module: nn.Module, losses: Losses, batches: Iterable[Any], direction: Direction | Mapping[str, Tensor]
@@ -71,17 +74,17 @@ class ExactScorer(Scorer):
         """See :meth:`Scorer.score`."""
         with scored(module, self.parameters):
             along = resolve(direction, module, Buffer(losses, batches))
-            if self.backend == "auto":
-                self._candidates = ["ghost", "jvp", "loop"]
-                self.choice = "ghost: every trainable parameter acts inside a layer whose rows are the episodes"
-            one_batch = self._pick if self.backend == "auto" else _BACKENDS[self.backend]
             if leaves_one_out(direction):
                 both = [self._with_norms(module, losses, batch, along) for batch in batches]
                 nothing = torch.empty(0, device=next(module.parameters()).device)
                 both = both or [(nothing, nothing)]  # another rank may hold all the episodes, and waits for this one
                 return leave_one_out(*map(torch.cat, zip(*both, strict=True)))
-            scores = [one_batch(module, losses, batch, along).detach().float() for batch in batches]
-        return torch.cat(scores) if scores else torch.empty(0)
+            if self.backend == "auto":
+                scores = self._picked.scores(module, losses, batches, along)
+                self.choice = f"{self._picked.backend}: {self._picked.why}"
+            else:
+                scores = [_BACKENDS[self.backend](module, losses, batch, along) for batch in batches]
+        return torch.cat([one.detach().float() for one in scores]) if scores else torch.empty(0)
 
     def token_scores(
         self,
@@ -116,11 +119,11 @@ class ExactScorer(Scorer):
         with scored(module, self.parameters):
             along = resolve(direction, module, Buffer(lambda *args: function(*args).sum(1), batches))
             for batch in batches:
-                value, jvp = derivative(module, function, batch, along)
+                value, jvp = checked_derivative(module, function, batch, along)
                 shape = f"a result of shape {tuple(value.shape)}"
                 require(value.dim() == 2, "function", shape, "return one number a token, [n, t]")
                 values += value.float()
-                jvps += jvp.float()
+                jvps += torch.zeros_like(value).float() if jvp is None else jvp.float()
         if not values:
             return torch.empty(0, 0), torch.empty(0, 0)
         return pad_sequence(values, batch_first=True), pad_sequence(jvps, batch_first=True)
@@ -138,25 +141,6 @@ class ExactScorer(Scorer):
                 raise
             self.choice = f"loop: hooks cannot cover {refusal.layer!r}, because {refusal.reason}"
             return loop_scores_and_norms(module, losses, batch, along)
-
-    def _pick(self, module: nn.Module, losses: Losses, batch: Any, along: Mapping[str, Tensor]) -> Tensor:
-        """The first backend that can: what one refuses for a batch it is not asked again."""
-        if self._candidates[0] == "ghost":
-            try:
-                return ghost_scores(module, losses, batch, along)
-            except UncoveredLayerError as refusal:
-                self._fall_back("jvp", f"hooks cannot cover {refusal.layer!r}, because {refusal.reason}")
-        if self._candidates[0] == "jvp":
-            try:
-                return jvp_scores(module, losses, batch, along)
-            except NotImplementedError as refusal:
-                operation = str(refusal).removeprefix("Trying to use forward AD with ").split(" ")[0]
-                self._fall_back("loop", f"{self._why}, and torch has no forward derivative of {operation}")
-        return loop_scores(module, losses, batch, along)
-
-    def _fall_back(self, backend: str, why: str) -> None:
-        self._candidates.pop(0)
-        self._why, self.choice = why, f"{backend}: {why}"
 
 
 def token_scores_from_jvps(losses: Callable[[Tensor], Tensor], logprobs: Tensor, jvps: Tensor) -> Tensor:

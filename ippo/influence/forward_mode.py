@@ -9,13 +9,15 @@ episode that holds the padding token would get another score than its gradient s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
@@ -34,6 +36,26 @@ class ForwardMode(TorchFunctionMode):
         elif func in _ELEMENTWISE and len(args) == 2 and not kwargs:
             return elementwise(func, *args)
         return _OURS.get(func, func)(*args, **kwargs)
+
+
+@contextmanager
+def plain_kernels(module: nn.Module) -> Iterator[None]:
+    """Kernels that have a forward derivative, where :class:`ForwardMode` does not see the fused ones: inside
+    ``nn.MultiheadAttention`` attention, on a CPU ``nn.LSTM``, on a GPU all recurrent layers."""
+    recurrent = any(isinstance(part, nn.RNNBase) for part in module.modules())
+    libraries: list[Any] = [torch.backends.mkldnn, torch.backends.cudnn] if recurrent else []
+    enabled = [library.enabled for library in libraries]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for library in libraries:
+            library.enabled = False
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for library, before in zip(libraries, enabled, strict=True):
+            library.enabled = before
 
 
 def _primal(tensor: Tensor) -> Tensor:

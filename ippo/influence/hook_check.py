@@ -1,53 +1,130 @@
-"""A trial of the hooks' formulas, once for each module: shapes cannot tell a time axis of n steps from n episodes."""
+"""Fast ways to a score are believed once they agree with a plain backward: shapes cannot tell a time axis of n steps
+from n episodes, and a derivative need not be the gradient that training sees."""
 
 from __future__ import annotations
 
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from ippo.influence.hooks import OnGradient, UncoveredLayerError, hooked_backward
+from ippo.errors import UsageError
+from ippo.influence.direction import Losses
+from ippo.influence.hooks import ROWS_ARE_NOT_EPISODES, OnGradient, Trace, UncoveredLayerError, hooked_backward
+from ippo.influence.jvp import derivative
 from ippo.influence.layer_formulas import Arguments, LayerFormula, ScaleFormula, find_layer_formulas, row_dots
-from ippo.influence.loop import episode_gradients
-from ippo.influence.parameters import check_losses, trainable
+from ippo.influence.parameters import trainable
+from ippo.influence.precision import WatchPrecision, half_of
 
-_passed: WeakKeyDictionary[nn.Module, dict[frozenset[str], set[str]]] = WeakKeyDictionary()
-"""For each module and choice of trainable parameters, the layers that are a ScaleFormula."""
+PROBED_FIRST, PROBED_EVERY = 4, 16
+"""Rows are probed in so many first passes, then in one of so many, and wherever a pass looks unlike those before it."""
+
+
+class MismatchError(UsageError):
+    """Forward mode gives another derivative than a backward pass."""
+
+    def __init__(self) -> None:
+        self.reason = "forward mode does not give the gradient that a backward does"
+        remedy = f"{self.reason}: a hook or a function changes it on its way; use backend='loop'"
+        super().__init__("backend", "jvp", remedy)
+
+
+@dataclass
+class _Trust:
+    """In the hooks of a module with these trainable parameters.
+
+    Args:
+        scales: the layers that are a ScaleFormula.
+        alone: whether the trial had one episode, which tells nothing of rows.
+    """
+
+    scales: set[str]
+    alone: bool
+    passes: int = 0
+    known: set[Trace] = field(default_factory=set)
+
+    def doubts(self, trace: Trace) -> bool:
+        if self.alone:
+            raise _FirstNeighboursError
+        new = trace not in self.known
+        self.known.add(trace)
+        self.passes += 1
+        return new or self.passes <= PROBED_FIRST or self.passes % PROBED_EVERY == 0
+
+
+class _FirstNeighboursError(Exception):
+    """What was tried with one episode meets several."""
+
+
+_trusted: WeakKeyDictionary[nn.Module, dict[frozenset[str], _Trust]] = WeakKeyDictionary()
+_held: WeakKeyDictionary[nn.Module, set[frozenset[str]]] = WeakKeyDictionary()
+"""Modules whose derivative was found to be their gradient, with the trainable parameters that they had."""
 
 
 def checked_backward(module: nn.Module, losses: Callable[[], Tensor], on_gradient: OnGradient) -> Tensor:
-    """:func:`hooked_backward`, after a trial against two plain backwards at the first time.
+    """:func:`hooked_backward`, after a trial against a plain backward at the first time, and with probes of the rows.
 
-    The trial takes the first and the last episode of the batch: each layer's part of their scores along a random
-    direction must be what their own gradients say. A layer without a formula of its own is also tried as a
-    :class:`ScaleFormula`, which it stays if all gradients agree. A batch of one episode proves nothing and does not
-    count.
+    The trial takes the batch's losses, each times a random factor: each layer's part of the sum of the scores along a
+    random direction must be what the plain gradient says. A layer without a formula of its own is also tried as a
+    :class:`ScaleFormula`, which it stays if all gradients agree.
 
     Raises:
         UncoveredLayerError: by name, if a layer fails.
     """
     names = frozenset(trainable(module))
-    passed = _passed.setdefault(module, {})
-    if names in passed:
-        scales = passed[names]
-    else:
-        proven, scales = _trial(module, losses)
-        if proven:
-            passed[names] = scales
-    return hooked_backward(module, losses, on_gradient, scales)
+    trusted = _trusted.setdefault(module, {})
+    try:
+        if (trust := trusted.get(names)) is not None:
+            try:
+                return hooked_backward(module, losses, _named(on_gradient), trust.scales, trust.doubts)
+            except _FirstNeighboursError:
+                pass
+        trust = trusted[names] = _Trust(set(), alone=False)
+        if not _trial(module, losses, trust):
+            del trusted[names]
+        return hooked_backward(module, losses, _named(on_gradient), trust.scales)
+    except UncoveredLayerError:
+        trusted.pop(names, None)
+        raise
 
 
-def _trial(module: nn.Module, losses: Callable[[], Tensor]) -> tuple[bool, set[str]]:
-    """Whether the trial was one (an episode alone, or gradients that are all zero, are none), and each ScaleFormula."""
-    direction = _Random(trainable(module))
+def checked_derivative(
+    module: nn.Module, function: Losses, batch: Any, direction: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """:func:`derivative`, which at the first time must be what a plain backward of the values says, each times a random
+    factor: hooks on gradients and functions with a backward of their own may give training another one.
+
+    Raises:
+        MismatchError: if it is not.
+    """
+    values, jvps = derivative(module, function, batch, direction)
+    names, held = frozenset(trainable(module)), _held.setdefault(module, set())
+    if names not in held and bool(values.isfinite().all()):
+        factors = _factors(values)
+        expected, precision = 0.0, WatchPrecision()
+        with precision:
+            gradients = _plain_gradients(module, lambda: function(module, batch), factors)
+        for name, gradient in gradients.items():
+            expected += float((gradient.float() * direction[name].float()).sum())
+        parts = factors * (torch.zeros_like(values) if jvps is None else jvps).float()
+        if abs(float(parts.sum()) - expected) > _tolerance(module, precision)[0] * float(parts.norm()):
+            raise MismatchError
+        if bool(parts.any()):
+            held.add(names)
+    return values, jvps
+
+
+def _trial(module: nn.Module, losses: Callable[[], Tensor], trust: _Trust) -> bool:
+    """Whether the trial was one: gradients that are all zero are none."""
+    direction = RandomDirection(trainable(module))
     groups = _groups(find_layer_formulas(module))
-    expected = _by_plain_backwards(module, losses, direction, groups)
+    precision = WatchPrecision()
     found: dict[str, list[Tensor]] = defaultdict(list)
-    scales: set[str] = set()
     others: set[str] = set()
 
     def add(formula: LayerFormula, arguments: Arguments, b: Tensor) -> None:
@@ -55,33 +132,69 @@ def _trial(module: nn.Module, losses: Callable[[], Tensor]) -> tuple[bool, set[s
         if type(formula) is LayerFormula:  # its gradients a row take a reading of the arguments of their own
             rows = formula.row_gradients(arguments, b)
             again = row_dots(rows, formula.along(direction))
-            part = torch.where((again - part).abs() <= 0.01 * part.abs().max(), part, torch.nan)
-            (scales if ScaleFormula.fits(formula, arguments, b, rows) else others).add(formula.name)
+            if not bool(((again - part).abs() <= max(0.01, _tolerance(module, precision)[0]) * part.abs().max()).all()):
+                raise UncoveredLayerError(formula.name, ROWS_ARE_NOT_EPISODES)
+            (trust.scales if ScaleFormula.fits(formula, arguments, b, rows) else others).add(formula.name)
         found[groups[formula.name]].append(part)
 
-    n = len(hooked_backward(module, losses, add))
-    largest = max(float(part.abs().max()) for part in expected.values())
-    half = any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in trainable(module).values())
-    relative, absolute = (0.25, 0.1) if half else (0.01, 1e-4)
-    for group, part in expected.items():
-        rows = torch.stack(found[group]).sum(0)[[0, -1]] if found[group] else part * 0
-        if not bool(((rows - part).abs() <= relative * part.abs().max() + absolute * largest).all()):
-            raise UncoveredLayerError(group, "the rows that its hooks see are not the episodes")
-    return n > 1 and largest > 0, scales - others
+    def watched() -> Tensor:
+        with precision:
+            return losses()
+
+    values = hooked_backward(module, watched, _named(add), (), trust.doubts)
+    factors = _factors(values)
+    expected: dict[str, float] = dict.fromkeys(groups.values(), 0.0)
+    for name, gradient in _plain_gradients(module, losses, factors).items():
+        expected[groups[name]] += float((gradient.float() * direction[name]).sum())
+    parts = {group: factors * torch.stack(found[group]).sum(0) if found[group] else factors * 0 for group in expected}
+    largest = max(float(part.norm()) for part in parts.values())
+    relative, absolute = _tolerance(module, precision)
+    for group, part in parts.items():
+        if not abs(float(part.sum()) - expected[group]) <= relative * float(part.norm()) + absolute * largest:
+            raise UncoveredLayerError(group, "its formula does not give the gradient that a backward does")
+    trust.alone = len(values) == 1
+    trust.scales -= trust.scales if trust.alone else others
+    return largest > 0
 
 
-def _by_plain_backwards(
-    module: nn.Module, losses: Callable[[], Tensor], direction: Mapping[str, Tensor], groups: Mapping[str, str]
-) -> dict[str, Tensor]:
-    """[2] each group's part of the scores of the first and the last episode."""
+def _plain_gradients(module: nn.Module, values: Callable[[], Tensor], factors: Tensor) -> dict[str, Tensor]:
+    """Of the sum of the values times their factors, without the parameters that they do not read."""
+    parameters = trainable(module)
     with torch.enable_grad():
-        values = losses()
-        check_losses(values)
-        parts = {group: torch.zeros(2, device=values.device) for group in groups.values()}
-        for end, gradients in enumerate(episode_gradients(module, values[[0, -1]])):
-            for name, gradient in gradients.items():
-                parts[groups[name]][end] += (gradient.float() * direction[name]).sum()
-    return parts
+        found = values()
+        if not found.requires_grad:
+            return {}
+        gradients = torch.autograd.grad(found, list(parameters.values()), factors.to(found), allow_unused=True)
+    return {name: one for name, one in zip(parameters, gradients, strict=True) if one is not None}
+
+
+def _factors(values: Tensor) -> Tensor:
+    """Between 0.5 and 1.5, of either sign; the same for values of one shape."""
+    draws = torch.rand((2, *values.shape), generator=torch.Generator().manual_seed(0))
+    return ((draws[0] + 0.5) * (draws[1] - 0.5).sign()).to(values.device)
+
+
+def _tolerance(module: nn.Module, precision: WatchPrecision) -> tuple[float, float]:
+    """Relative to a part of the scores, and to the largest part: what rounding may do to them."""
+    if precision.half or half_of(module):
+        return 0.25, 0.1
+    elsewhere = any(parameter.device.type != "cpu" for parameter in trainable(module).values())
+    return (0.01, 1e-4) if elsewhere else (1e-3, 1e-5)  # TF32
+
+
+def _named(on_gradient: OnGradient) -> OnGradient:
+    """The same; where a formula does not take what its layer takes, the layer is refused by name."""
+
+    def call(formula: LayerFormula, arguments: Arguments, b: Tensor) -> None:
+        try:
+            on_gradient(formula, arguments, b)
+        except (UsageError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            what = str(error).strip().split("\n")[0]
+            raise UncoveredLayerError(formula.name, f"its formula fails ({type(error).__name__}: {what})") from error
+
+    return call
 
 
 def _groups(formulas: list[LayerFormula]) -> dict[str, str]:
@@ -96,7 +209,7 @@ def _groups(formulas: list[LayerFormula]) -> dict[str, str]:
     return groups
 
 
-class _Random(Mapping[str, Tensor]):
+class RandomDirection(Mapping[str, Tensor]):
     """A random direction that is drawn where it is read, parameter by parameter, and never kept."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:

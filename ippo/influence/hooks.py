@@ -11,18 +11,39 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ippo.errors import UsageError
+from ippo.influence.inputs import check_losses
 from ippo.influence.layer_formulas import Arguments, LayerFormula, find_layer_formulas, why_not
-from ippo.influence.parameters import check_losses
+from ippo.influence.row_probe import RowProbe
+
+ROWS_ARE_NOT_EPISODES = "the rows that its hooks see are not the episodes"
 
 OnGradient = Callable[[LayerFormula, Arguments, Tensor], None]
 """Called once a layer and use, from the last to the first, with the layer's inputs and its output's gradient."""
+
+
+class Trace(NamedTuple):
+    """What a pass looked like. Where two look alike, rows that were the episodes in one are likely so in the other.
+
+    Args:
+        operations: of the graph, each with its number.
+        sizes: of the layers' outputs, each axis but the first to a power of two.
+        ambiguous: whether an axis in the middle of one is as long as the batch.
+    """
+
+    operations: frozenset[tuple[str, int]]
+    sizes: frozenset[tuple[int, ...]]
+    ambiguous: bool
+
+
+Doubts = Callable[[Trace], bool]
+"""Whether the rows of a pass like this are to be probed, see :class:`RowProbe`."""
 
 
 class UncoveredLayerError(UsageError):
@@ -35,7 +56,11 @@ class UncoveredLayerError(UsageError):
 
 
 def hooked_backward(
-    module: nn.Module, losses: Callable[[], Tensor], on_gradient: OnGradient, scales: Collection[str] = ()
+    module: nn.Module,
+    losses: Callable[[], Tensor],
+    on_gradient: OnGradient,
+    scales: Collection[str] = (),
+    doubts: Doubts | None = None,
 ) -> Tensor:
     """One forward and one backward of ``losses().sum()`` that shows ``on_gradient`` every layer; no ``.grad`` changes.
 
@@ -44,24 +69,31 @@ def hooked_backward(
         losses: runs the forward; returns [n], one loss an episode.
         on_gradient: see :data:`OnGradient`.
         scales: see :func:`find_layer_formulas`.
+        doubts: asked once there are several episodes; a second backward through the same graph then probes the rows.
 
     Returns:
         [n] the losses, detached.
 
     Raises:
-        UncoveredLayerError: if a trainable parameter acts where its layer's hooks cannot see it, by episode.
+        UncoveredLayerError: if a trainable parameter acts where its layer's hooks cannot see it, by episode, or a probe
+            finds rows that are not the episodes.
     """
     watch = _HookedPass(find_layer_formulas(module, scales), on_gradient)
     with torch.enable_grad(), watch.hooks():
         values = losses()
         check_losses(values)
         watch.check_rows(len(values))
-        leaves = _leaves(values)
+        leaves, operations = _walk(values)
         for leaf in leaves:
             if leaf in watch.names:
                 raise UncoveredLayerError(watch.names[leaf], "it is used outside the forward of the layer that owns it")
         if leaves:  # else no loss depends on a trainable parameter
-            torch.autograd.grad(values.sum(), leaves)
+            if doubts is not None and len(values) > 1 and doubts(watch.trace(operations, len(values))):
+                watch.probe = RowProbe(values)
+            torch.autograd.grad(values.sum(), leaves, retain_graph=watch.probe is not None)
+            if watch.probe is not None:
+                watch.probing = True
+                torch.autograd.grad(values, leaves, watch.probe.factors)
     return values.detach()
 
 
@@ -77,6 +109,8 @@ class _HookedPass:
         self.running: Counter[nn.Parameter] = Counter()
         self.outputs: list[tuple[LayerFormula, torch.Size]] = []
         self.paused = False
+        self.probe: RowProbe | None = None
+        self.probing = False  # in the second backward, that of the probe
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -100,6 +134,11 @@ class _HookedPass:
         for formula, shape in self.outputs:
             if reason := why_not(formula, shape, n, axes):
                 raise UncoveredLayerError(formula.name, reason)
+
+    def trace(self, operations: Counter[str], n: int) -> Trace:
+        shapes = {shape for _, shape in self.outputs}
+        sizes = frozenset(tuple(size.bit_length() for size in shape[1:]) for shape in shapes)
+        return Trace(frozenset(operations.items()), sizes, any(n in shape[1:-1] for shape in shapes))
 
     def _before(self, formula: LayerFormula, *_: Any) -> None:
         if not self.paused:
@@ -135,7 +174,15 @@ class _HookedPass:
 
         kept: list[Arguments] = [(tuple(map(keep, args)), {name: keep(value) for name, value in kwargs.items()})]
 
+        sketches: list[Tensor] = []  # of the output's gradient, where it is to be probed
+
         def receive(gradient: Tensor) -> None:
+            if self.probing:
+                if sketches and not self.probe.agrees(gradient, sketches.pop()):  # type: ignore[union-attr]
+                    raise UncoveredLayerError(formula.name, ROWS_ARE_NOT_EPISODES)
+                return
+            if self.probe is not None:
+                sketches.append(self.probe.sketch(gradient))
             if any(tensor._version != version for tensor, version in versions):
                 raise UncoveredLayerError(formula.name, "its input is written over in place")
             versions.clear()
@@ -150,16 +197,18 @@ class _HookedPass:
         return output
 
 
-def _leaves(values: Tensor) -> list[Tensor]:
-    """The tensors that a graph begins with."""
+def _walk(values: Tensor) -> tuple[list[Tensor], Counter[str]]:
+    """The tensors that a graph begins with, and how often each operation is in it."""
     leaves: list[Tensor] = []
+    operations: Counter[str] = Counter()
     nodes = [values.grad_fn] if values.grad_fn is not None else []
     seen = set(nodes)
     while nodes:
         node = nodes.pop()
+        operations[node.name()] += 1
         earlier = {one for one, _ in node.next_functions if one is not None} - seen
         seen |= earlier
         nodes += earlier
         if not node.next_functions and isinstance(leaf := getattr(node, "variable", None), Tensor):
             leaves.append(leaf)
-    return leaves
+    return leaves, operations

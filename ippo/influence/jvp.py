@@ -1,4 +1,4 @@
-"""Scores by forward mode: one pass over dual numbers gives every loss and its derivative along the direction."""
+"""Forward mode: one pass over dual numbers gives every value and its derivative along a direction."""
 
 from __future__ import annotations
 
@@ -11,31 +11,25 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from ippo.influence.direction import Losses
-from ippo.influence.forward_mode import ForwardMode
-from ippo.influence.parameters import check_losses, trainable
-
-
-def jvp_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mapping[str, Tensor]) -> Tensor:
-    """[n] the derivative of each loss along the direction."""
-    values, scores = derivative(module, losses, batch, direction)
-    check_losses(values)
-    return scores
+from ippo.influence.forward_mode import ForwardMode, plain_kernels
+from ippo.influence.parameters import trainable
 
 
 def derivative(
     module: nn.Module, function: Losses, batch: Any, direction: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """``function(module, batch)`` and its derivative along the direction, of any shape; no graph is kept.
+) -> tuple[Tensor, Tensor | None]:
+    """``function(module, batch)`` and its derivative along the direction, of any shape; no graph is kept. Where no
+    parameter was used, the derivative is None.
 
     Dual tensors are used directly: ``torch.func.jvp`` does the same through a layer of its own.
     """
-    with torch.enable_grad(), forward_ad.dual_level(), ForwardMode():
+    with torch.enable_grad(), forward_ad.dual_level(), ForwardMode(), plain_kernels(module):
         duals = {
             name: forward_ad.make_dual(parameter.detach(), direction[name])
             for name, parameter in trainable(module).items()
         }
         values, jvps = forward_ad.unpack_dual(call_with(module, duals, function, batch))
-    return values, torch.zeros_like(values) if jvps is None else jvps  # None: the parameters were not used
+    return values, jvps
 
 
 def call_with(module: nn.Module, tensors: Mapping[str, Tensor], function: Losses, batch: Any) -> Tensor:

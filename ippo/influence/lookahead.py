@@ -13,7 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 from ippo.errors import require
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
 from ippo.influence.directions import leaves_one_out
-from ippo.influence.parameters import Subset, check_losses, scored, trainable
+from ippo.influence.inputs import check_losses
+from ippo.influence.parameters import Subset, scored, trainable
+from ippo.influence.precision import WatchPrecision, half_of, require_full_precision
 from ippo.influence.scorer import Scorer
 
 
@@ -55,6 +57,9 @@ class LookaheadScorer(Scorer):
         """Remember how high the policy's rate has been: under a falling schedule the steps stay as large."""
         self._peak = max(self._peak, learning_rate)
 
+    def check(self, module: nn.Module) -> None:
+        require_full_precision(half_of(module), "scorer", "LookaheadScorer")
+
     def score(
         self, module: nn.Module, losses: Losses, batches: Iterable[Any], direction: Direction | Mapping[str, Tensor]
     ) -> Tensor:
@@ -63,7 +68,7 @@ class LookaheadScorer(Scorer):
         if not before:
             return torch.empty(0)
         difference = torch.cat(before) - torch.cat(after)
-        check_losses(difference)
+        check_losses(difference, depends=True)
         return difference
 
     def derivatives(
@@ -92,8 +97,12 @@ class LookaheadScorer(Scorer):
         require(not once, "batches", type(batches).__name__, "they are read before and after the steps: pass a list")
         left_out = leaves_one_out(direction)
         require(not left_out, "direction", "BufferDirection(leave_one_out=True)", "it has no steps of its own")
+        self.check(module)
+        precision = WatchPrecision()
         with scored(module, self.parameters), torch.no_grad():
-            before = [function(module, batch).float() for batch in batches]
+            with precision:
+                before = [function(module, batch).float() for batch in batches]
+            require_full_precision(precision.half, "scorer", "LookaheadScorer")
             with self._moved(module, direction, Buffer(lambda *args: _by_row(function(*args)), batches)):
                 after = [function(module, batch).float() for batch in batches]
         return before, after

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ippo.influence.direction import Losses
-from ippo.influence.parameters import check_losses, trainable
+from ippo.influence.inputs import check_losses
+from ippo.influence.parameters import trainable
 
 
 def episode_gradients(module: nn.Module, values: Tensor) -> Iterator[dict[str, Tensor]]:

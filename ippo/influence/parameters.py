@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Union
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Union
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ippo.errors import UsageError, require
+from ippo.errors import require
 from ippo.modes import evaluation_mode
 
 Subset = Union[int, str, None]  # in this order: a command line's "1" is a number
@@ -73,24 +75,23 @@ def choose(module: nn.Module, subset: Subset) -> set[str]:
 
 @contextmanager
 def scored(module: nn.Module, subset: Subset = None) -> Iterator[None]:
-    """The state for scoring: dropout off, no parameter trainable outside the subset; afterwards all as it was.
+    """The state for scoring, scores and directions alike; afterwards all is as it was.
+
+    Dropout is off, no parameter is trainable outside the subset, and the module computes in its parameters' own
+    precision: a score is a small sum of large terms, which half precision rounds away. Compiled parts run as they were
+    written: hooks and forward mode do not see inside a compiled graph.
 
     Raises:
-        UsageError: if the module is compiled or quantised, or the subset does not fit it.
+        UsageError: if the subset does not fit the module.
     """
-    for name, part in module.named_modules():
-        if hasattr(part, "_orig_mod"):
-            remedy = "score the uncompiled module, compiled._orig_mod"
-            raise UsageError("module", f"compiled in {[name or 'the module itself']}", remedy)
-        if "ao.nn.quantized" in type(part).__module__:
-            raise UsageError("module", f"quantised in {[name]}", "its layers have no gradient: score the float one")
     parameters = trainable(module)
     chosen = parameters.keys() if subset is None else choose(module, subset)
     others = [parameter for name, parameter in parameters.items() if name not in chosen]
     for parameter in others:
         parameter.requires_grad_(False)
     try:
-        with evaluation_mode(module), _without_input_gradients(module):
+        device = next(iter(parameters.values())).device.type
+        with evaluation_mode(module), _without_input_gradients(module), torch.autocast(device, enabled=False), _eager():
             yield
     finally:
         for parameter in others:
@@ -98,16 +99,27 @@ def scored(module: nn.Module, subset: Subset = None) -> Iterator[None]:
 
 
 def _last_blocks(module: nn.Module, count: int) -> set[str]:
-    """Names in the last ``count`` entries of the longest module list, and in whatever is registered after it."""
+    """Names in the last ``count`` blocks, and in whatever is registered after them.
+
+    The blocks are the entries of the list that holds most parameters, of those with at least two entries of one kind:
+    a block may have a list of its own, of experts or heads, and a longer one.
+    """
     lists = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
     require(bool(lists), "parameters", count, "the module has no list of blocks: use a regular expression")
-    name, blocks = max(lists, key=lambda pair: len(pair[1]))
+    alike = [pair for pair in lists if len(pair[1]) > 1 and len(set(map(type, pair[1]))) == 1]
+    name, blocks = max(alike or lists, key=lambda pair: sum(parameter.numel() for parameter in pair[1].parameters()))
     prefix, first = f"{name}.", max(0, len(blocks) - count)
     ordered = [own for own, _ in module.named_parameters(remove_duplicate=False)]
     inside = [own for own in ordered if own.startswith(prefix)]
     kept = {own for own in inside if int(own[len(prefix) :].split(".")[0]) >= first}
     after = ordered[ordered.index(inside[-1]) + 1 :] if inside else []
     return kept | set(after)
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """What is compiled runs uncompiled. Where torch's compiler was never imported, nothing can be: importing it takes
+    seconds."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager
@@ -122,18 +134,3 @@ def _without_input_gradients(module: nn.Module) -> Iterator[None]:
     finally:
         for part in models:
             part.enable_input_require_grads()  # type: ignore[operator]
-
-
-def check_losses(values: Tensor) -> None:
-    """Refuse what is not one finite loss an episode.
-
-    Raises:
-        UsageError: if ``values`` is not [n], or holds NaN or Inf.
-    """
-    shape = f"a result of shape {tuple(values.shape)}"
-    require(
-        values.dim() == 1, "losses", shape, "return one loss for each episode, [n]; leave the mean over episodes out"
-    )
-    broken = (~values.detach().isfinite()).nonzero().flatten().tolist()
-    found = f"NaN or Inf in {len(broken)} of {len(values)} episodes, the first in row {broken[:1]}"
-    require(not broken, "losses", found, "leave such episodes out before scoring: no gradient of theirs means anything")

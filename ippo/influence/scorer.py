@@ -19,11 +19,20 @@ class Scorer(ABC):
         gives_jvps: whether it has :meth:`derivatives`, from which scores follow by the chain rule.
         forward_mode: whether these come from a pass in forward mode, which rounds otherwise than a plain one.
         parameters: which parameters count, see :data:`ippo.influence.parameters.Subset`; None for all.
+        choice: after scoring, which way was taken and why, in one sentence; empty where there is only one.
     """
 
     gives_jvps = False
     forward_mode = False
     parameters: Subset = None
+    choice: str = ""
+
+    def check(self, module: nn.Module) -> None:  # noqa: B027
+        """Refuse a module that it cannot score, as far as that can be told before there is data.
+
+        Raises:
+            UsageError: with the remedy.
+        """
 
     @abstractmethod
     def score(

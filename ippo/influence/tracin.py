@@ -48,6 +48,13 @@ class TracInScorer(Scorer):
         self.exact, self.device, self.parameters = ExactScorer(backend, parameters), device, parameters
         self.path: deque[tuple[float, dict[str, Tensor]]] = deque(maxlen=snapshots)
 
+    @property
+    def choice(self) -> str:  # type: ignore[override]
+        return self.exact.choice
+
+    def check(self, module: nn.Module) -> None:
+        self.exact.check(module)
+
     def observe(self, module: nn.Module, learning_rate: float) -> None:
         """Remember the trainable parameters as they are, and the rate of the step that follows."""
         copies = {

@@ -152,7 +152,7 @@ def token_scores_from_jvps(losses: Callable[[Tensor], Tensor], logprobs: Tensor,
         jvps: [n, t] their derivative along the direction.
 
     Returns:
-        [n, t] dloss_i / dlogprob_it * slope_it, whose sum over t is the episode's score.
+        [n, t] dloss_i / dlogprob_it * jvp_it, whose sum over t is the episode's score.
 
     Example:
         >>> squares = lambda logprobs: (logprobs**2).sum(1)

@@ -10,6 +10,8 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ippo.errors import require
 
+_ONE_A_ROW = 'return one loss for each episode, [n]; leave the mean over episodes out, as with reduction="none"'
+
 
 def check_losses(values: Any, argument: str = "losses", depends: bool | None = None) -> None:
     """Refuse what is not one finite loss an episode, with a gradient.
@@ -30,12 +32,16 @@ def check_losses(values: Any, argument: str = "losses", depends: bool | None = N
 
 def check_rows(values: Any, argument: str = "losses", depends: bool | None = None) -> None:
     """The same, of losses that need not be finite. Zeros, as of rows without a target, may be constants."""
-    remedy = 'return one loss for each episode, [n]; leave the mean over episodes out, as with reduction="none"'
-    require(isinstance(values, Tensor), argument, f"a result of type {type(values).__name__}", remedy)
-    require(values.dim() == 1, argument, f"a result of shape {tuple(values.shape)}", remedy)
+    check_tensor(values, argument)
+    require(values.dim() == 1, argument, f"a result of shape {tuple(values.shape)}", _ONE_A_ROW)
     remedy = "no scored parameter is in their graph: leave no_grad, inference_mode and detach out, or see `parameters`"
     known = values.requires_grad if depends is None else depends
     require(known or not bool(values.any()), argument, "a result without a gradient", remedy)
+
+
+def check_tensor(values: Any, argument: str = "losses") -> None:
+    """Refuse lists and numbers."""
+    require(isinstance(values, Tensor), argument, f"a result of type {type(values).__name__}", _ONE_A_ROW)
 
 
 def check_direction(direction: Any) -> None:

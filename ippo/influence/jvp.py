@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from ippo.influence.direction import Losses
 from ippo.influence.forward_mode import ForwardMode, plain_kernels
+from ippo.influence.inputs import check_tensor
 from ippo.influence.parameters import trainable
 
 
@@ -28,7 +29,9 @@ def derivative(
             name: forward_ad.make_dual(parameter.detach(), direction[name])
             for name, parameter in trainable(module).items()
         }
-        values, jvps = forward_ad.unpack_dual(call_with(module, duals, function, batch))
+        found = call_with(module, duals, function, batch)
+        check_tensor(found)
+        values, jvps = forward_ad.unpack_dual(found)
     return values, jvps
 
 

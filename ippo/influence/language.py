@@ -37,18 +37,18 @@ def causal_lm_losses(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         require(shape == ids.shape, f"batch[{name!r}]", f"of shape {shape}", f"input_ids have {tuple(ids.shape)}")
     mask = ids.new_ones(ids.shape) if batch.get("attention_mask") is None else batch["attention_mask"]
     labels = ids if batch.get("labels") is None else batch["labels"]
-    places: dict[str, Tensor] = {"attention_mask": mask}
+    places: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
     if batch.get("position_ids") is not None:
         places["position_ids"] = batch["position_ids"]
-        if batch.get("attention_mask") is None:  # ones would hide where one packed row ends and the next begins
-            del places["attention_mask"]
+        if batch.get("attention_mask") is None:  # the model finds packed rows by their positions, or not: by itself
+            places = {"position_ids": places["position_ids"]}
     elif _takes_positions(model):  # one row each: a broadcast row would hide the episodes' gradients
         places["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + _first_position(model)
     else:  # it counts the places itself, padding too
         ids, mask, labels = _padded_on_the_right(mask, ids, mask, labels)
         places["attention_mask"] = mask
     counted = (mask[:, 1:] > 0) & (mask[:, :-1] > 0) & (labels[:, 1:] != IGNORED)  # after padding nothing is predicted
-    logits = model(input_ids=ids, use_cache=False, **places).logits[:, :-1]
+    logits = model(input_ids=ids, **places).logits[:, :-1]
     targets = labels[:, 1:].masked_fill(labels[:, 1:] == IGNORED, 0)
     return sft_loss(token_logprobs(logits, targets), counted)
 

@@ -490,12 +490,3 @@ class TestEveryScorerRefuses:
         with pytest.raises(UsageError, match=r"losses = 'NaN or Inf in 1 of 3 episodes, the first in row \[1\]'"):
             score_by(kind, module, batch, random_direction(module))
         assert all(p.grad is None and p.requires_grad for p in module.parameters())
-
-    def test_a_compiled_module(self, kind: str) -> None:
-        module: Any = mlp()
-        compiled: Any = torch.compile(module)  # compiles nothing before it runs
-        with pytest.raises(UsageError, match=r"module = .*the module itself.*compiled\._orig_mod"):
-            score_by(kind, compiled, torch.randn(3, 5), random_direction(compiled))
-        holder = nn.Sequential(compiled)
-        with pytest.raises(UsageError, match=r"module = .*compiled in \['0'\].*compiled\._orig_mod"):
-            score_by(kind, holder, torch.randn(3, 5), random_direction(holder))

@@ -226,9 +226,12 @@ def test_refuses_an_unknown_backend() -> None:
         ExactScorer("magic")  # type: ignore[arg-type]
 
 
-def test_refuses_a_quantised_module() -> None:
-    module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
-    quantised = torch.ao.quantization.quantize_dynamic(module, {nn.Linear})
-    along = {name: torch.ones_like(parameter) for name, parameter in quantised.named_parameters()}
-    with pytest.raises(UsageError, match=r"module = \"quantised in \['0'\]\": its layers have no gradient"):
-        ExactScorer().score(quantised, lambda module, batch: module(batch).sum(1), [torch.randn(2, 3)], along)
+def test_a_frozen_quantised_layer_does_not_matter() -> None:
+    head = nn.Linear(3, 3)
+    module = nn.Sequential(torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 3)), {nn.Linear}), head)
+    along, batch = {name: torch.randn_like(p) for name, p in module.named_parameters()}, torch.randn(2, 3)
+    assert set(along) == {"1.weight", "1.bias"}
+    gradients = [torch.autograd.grad(module(row[None]).sum(), list(head.parameters())) for row in batch]
+    expected = torch.stack([sum((g * v).sum() for g, v in zip(row, along.values(), strict=True)) for row in gradients])
+    scores = ExactScorer().score(module, lambda module, batch: module(batch).sum(1), [batch], along)
+    torch.testing.assert_close(scores, expected)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -33,11 +35,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "falcon": _COMMON,
     "mixtral": {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2},
 }
+# Not scored in the last test: their positions alone are looked at.
+OTHERS: dict[str, dict[str, Any]] = {
+    "roberta": {**_COMMON, "intermediate_size": 24, "is_decoder": True, "pad_token_id": 1},
+    "bloom": {"vocab_size": 31, "hidden_size": 16, "n_layer": 2, "n_head": 2},
+    "trocr": {
+        "vocab_size": 31,
+        "d_model": 16,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 2,
+        "decoder_ffn_dim": 24,
+        "max_position_embeddings": 16,
+        "cross_attention_hidden_size": 16,
+    },
+}
 LENGTHS = (7, 4, 2, 5)
 
 
 def build(name: str) -> PreTrainedModel:
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **OPTIONS[name]))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**OPTIONS, **OTHERS}[name]))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -113,6 +129,46 @@ class TestCausalLMLosses:
     def test_their_mean_is_the_models_own_loss(self, gpt2: PreTrainedModel) -> None:
         ids = torch.randint(31, (3, 6))
         torch.testing.assert_close(causal_lm_losses(gpt2, {"input_ids": ids}).mean(), gpt2(ids, labels=ids).loss)
+
+    def test_labels_are_what_is_predicted(self, gpt2: PreTrainedModel) -> None:
+        ids, labels = torch.randint(31, (2, 1, 6))
+        expected = gpt2(ids, labels=labels).loss
+        torch.testing.assert_close(causal_lm_losses(gpt2, {"input_ids": ids, "labels": labels})[0], expected)
+
+    @pytest.mark.parametrize("cache", [True, False])
+    @pytest.mark.parametrize("name", ["gpt2", "llama"])
+    def test_packed_rows_cost_what_the_model_itself_says(self, name: str, cache: bool) -> None:
+        """Without a cache it finds by their positions where one ends and the next begins."""
+        model = build(name).eval()
+        model.config.use_cache = cache
+        ids, positions = torch.randint(31, (1, 8)), torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]])
+        labels = ids.masked_fill(positions == 0, -100)
+        losses = causal_lm_losses(model, {"input_ids": ids, "labels": labels, "position_ids": positions})
+        expected = model(input_ids=ids, labels=labels, position_ids=positions).loss
+        torch.testing.assert_close(losses[0], expected)
+
+    @pytest.mark.parametrize("side", ["left", "right"])
+    @pytest.mark.parametrize("name", ["roberta", "bloom", "trocr"])
+    def test_models_that_count_positions_in_another_way(self, name: str, side: str, rows: list[Tensor]) -> None:
+        """RoBERTa from the number after the padding token's; BLOOM and TrOCR by themselves, from the first column."""
+        model, rows = build(name).eval(), [3 + row % 28 for row in rows]  # RoBERTa takes the padding token for padding
+        mask = pad([torch.ones_like(row) for row in rows], side, 0)
+        losses = causal_lm_losses(model, {"input_ids": pad(rows, side, 1), "attention_mask": mask})
+        assert losses.tolist() == pytest.approx([self.plain(model, row, [*range(len(row))]) for row in rows], rel=1e-4)
+
+    def test_a_wrapped_model_is_told_its_positions(self, gpt2: PreTrainedModel, rows: list[Tensor]) -> None:
+        batch = {
+            "input_ids": pad(rows, "left", 0),
+            "attention_mask": pad([torch.ones_like(row) for row in rows], "left", 0),
+        }
+        wrapped = get_peft_model(copy.deepcopy(gpt2), LoraConfig(r=2, task_type="CAUSAL_LM")).eval()  # without effect
+        torch.testing.assert_close(causal_lm_losses(wrapped, batch), causal_lm_losses(gpt2, batch))
+
+    @pytest.mark.parametrize("name", ["attention_mask", "labels", "position_ids"])
+    def test_columns_of_another_shape_are_refused(self, gpt2: PreTrainedModel, name: str) -> None:
+        batch = {"input_ids": torch.ones(2, 4, dtype=torch.long), name: torch.ones(1, 4, dtype=torch.long)}
+        with pytest.raises(UsageError, match=rf"batch\['{name}'\] = 'of shape \(1, 4\)': input_ids have \(2, 4\)"):
+            causal_lm_losses(gpt2, batch)
 
     def test_a_batch_without_ids_is_refused(self, gpt2: PreTrainedModel) -> None:
         with pytest.raises(UsageError, match=r"batch = \['inputs'\]: it needs input_ids"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +14,15 @@ from torchmetrics import Metric
 from ippo.functional.accuracy import majority_vote, pass_at_k
 from ippo.functional.layout import check_axes
 
+_UNITS = 2**32
+"""Parts of a whole in which chances are added up: finer than float32, and room for 2^31 prompts."""
+
 
 class _Share(Metric):
-    """Hits over trials, 0 before the first trial; a subclass says in ``update`` what is tried and hit."""
+    """Hits over trials, 0 before the first trial; a subclass says in ``update`` what is tried and hit.
+
+    Both are whole numbers: a float32 stops counting at 2^24, and no device lacks 64-bit integers, as MPS does float64.
+    """
 
     full_state_update = False
     is_differentiable = False
@@ -26,7 +33,7 @@ class _Share(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("hits", default=torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("hits", default=torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("trials", default=torch.tensor(0), dist_reduce_fx="sum")
 
     def compute(self) -> Tensor:
@@ -64,10 +71,13 @@ class ExactMatch(_Share):
 class MajorityVote(_Share):
     """The share of prompts on which the most frequent answer is the gold one (self-consistency).
 
-    Ties go to the answer seen first; a prompt without any answer is a miss.
+    Ties go to the answer seen first; a prompt without any answer is a miss. Where it is known which answers are right,
+    the winner is right if its own sample is: then k equal answers have the majority vote that they have as
+    :class:`ExactMatch`, whatever the equality thinks of the gold answer.
 
     Args:
-        equal: ``equal(answer, other)``, whether they are one; it sorts the votes and judges the winner.
+        equal: ``equal(answer, other)``, whether they are one vote; with golds alone it judges the winner, too, as
+            ``equal(gold, winner)``.
         kwargs: options of :class:`torchmetrics.Metric`.
 
     Example:
@@ -75,28 +85,50 @@ class MajorityVote(_Share):
         >>> metric.update([["4", "5", "5"], ["7", None, None], [None, None, None]], golds=["5", "7", "9"])
         >>> metric.compute()
         tensor(0.6667)
+        >>> metric.update([["4", "5", "5.0"]], correct=[[False, True, True]])
+        >>> metric.compute()  # "4" was seen first, and no other has more votes
+        tensor(0.5000)
     """
 
-    def __init__(self, equal: Callable[[str, str], bool] = operator.eq, **kwargs: Any) -> None:
+    def __init__(self, equal: Callable[..., bool] = operator.eq, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.equal = equal
 
-    def update(self, answers: Sequence[Sequence[str | None]], golds: Sequence[str]) -> None:
+    def update(
+        self,
+        answers: Sequence[Sequence[str | None]],
+        golds: Sequence[str] | None = None,
+        *,
+        correct: Sequence[Sequence[bool]] | Tensor | None = None,
+        columns: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         """Hold one vote a prompt.
 
         Args:
             answers: the answers to each prompt; None stands for no answer and does not vote.
             golds: the gold answer to each prompt.
+            correct: in their place, whether each answer to each prompt is right.
+            columns: further keywords of ``equal`` for each prompt, such as its tolerance.
 
         Raises:
-            ValueError: if there are not as many golds as prompts.
+            ValueError: unless there is either a gold answer a prompt, or a verdict an answer.
         """
-        if len(answers) != len(golds):
+        if (golds is None) == (correct is None):
+            raise ValueError("give golds or correct: one of them says whether a winner is right")
+        if golds is not None and len(answers) != len(golds):
             raise ValueError(f"golds must be one a prompt, got {len(golds)} for {len(answers)} prompts")
-        for votes, gold in zip(answers, golds, strict=True):
-            winner = majority_vote(votes, self.equal)
-            self.hits += winner is not None and self.equal(winner, gold)
-        self.trials += len(golds)
+        if correct is not None and [len(row) for row in correct] != [len(row) for row in answers]:
+            raise ValueError(f"correct must be one an answer, got {len(correct)} rows for {len(answers)} prompts")
+        hits = 0
+        for prompt, votes in enumerate(answers):
+            equal = partial(self.equal, **columns[prompt]) if columns is not None else self.equal
+            winner = majority_vote(votes, equal)
+            if winner is not None and correct is not None:
+                hits += bool(correct[prompt][winner])
+            elif winner is not None and golds is not None:
+                hits += bool(equal(golds[prompt], votes[winner]))
+        self.hits += hits
+        self.trials += len(answers)
 
 
 class PassAtK(_Share):
@@ -122,6 +154,10 @@ class PassAtK(_Share):
             raise ValueError(f"k must be at least 1, got {k}")
         self.k = k
 
+    def compute(self) -> Tensor:
+        """Return the mean chance so far, a scalar."""
+        return super().compute() / _UNITS
+
     def update(self, correct: Tensor) -> None:
         """Estimate the chance for each prompt.
 
@@ -133,7 +169,8 @@ class PassAtK(_Share):
         """
         check_axes("nm", correct=correct)
         prompts, samples = correct.shape
-        self.hits += pass_at_k(correct.bool().sum(dim=1), samples, self.k).sum()
+        chances = pass_at_k(correct.bool().sum(dim=1), samples, self.k)
+        self.hits += (chances * _UNITS).round().long().sum()
         self.trials += prompts
 
 

@@ -9,6 +9,14 @@ from torchmetrics import Metric
 
 from ippo.metrics import ExactMatch, FalsePositiveRate, MajorityVote, PassAtK, UnverifiableRate
 
+
+class JudgedVote(MajorityVote):
+    """The vote whose answers are judged already, with its arguments in a row."""
+
+    def update(self, answers: Any, correct: Any) -> None:  # type: ignore[override]
+        super().update(answers, correct=correct)
+
+
 # Each metric with two batches of different size and the value worked out by hand over both of them.
 CASES: dict[str, tuple[Callable[[], Metric], list[tuple[Any, ...]], float]] = {
     "exact match": (
@@ -20,6 +28,11 @@ CASES: dict[str, tuple[Callable[[], Metric], list[tuple[Any, ...]], float]] = {
         MajorityVote,
         [([["1", "2", "2"], ["3", None, None], [None, "4"]], ["2", "3", "5"]), ([[None], []], ["6", "7"])],
         2 / 5,
+    ),
+    "majority vote of judged answers": (
+        JudgedVote,
+        [([["1", "2", "2"], ["3", None, None]], [[1, 0, 1], [1, 0, 0]]), ([[None]], [[0]])],
+        1 / 3,  # "2" wins, and the sample that it is first given by is judged wrong
     ),
     "pass at 2": (
         lambda: PassAtK(k=2),
@@ -106,6 +119,48 @@ def test_majority_vote_judges_with_the_given_equality() -> None:
     assert numeric.compute() == 1.0
 
 
+def test_the_winner_of_a_vote_is_right_if_its_own_sample_was() -> None:
+    metric = MajorityVote(equal=lambda a, b: a == b == "never")  # this equality would find no winner right
+    metric.update([["1", "1"], ["2", "2"]], correct=torch.tensor([[True, True], [False, False]]))
+    assert metric.compute() == 0.5
+
+
+def test_a_vote_is_held_with_each_prompts_own_tolerance() -> None:
+    def near(answer: str, other: str, tolerance: float) -> bool:
+        return abs(float(answer) - float(other)) <= tolerance
+
+    metric, votes = MajorityVote(equal=near), ["3.0", "5", "5", "3.1", "3.1"]
+    metric.update([votes, votes], ["3", "3"], columns=[{"tolerance": 0.2}, {"tolerance": 0.0}])
+    assert metric.compute() == 0.5  # three votes around 3.0 in the first prompt; two for 5 come first in the second
+
+
+@pytest.mark.parametrize("make", [ExactMatch, lambda: PassAtK(k=1)], ids=["exact match", "pass at 1"])
+def test_a_prompt_counts_beyond_the_whole_numbers_of_float32(make: Callable[[], Metric]) -> None:
+    metric, prompt = make(), torch.tensor([[True]])
+    metric.update(prompt)
+    hits, trials = metric.hits.clone(), metric.trials.clone()
+    metric.hits, metric.trials = hits * 2**24, trials * 2**24
+    for _ in range(3):
+        metric.update(prompt)
+    assert metric.hits == (2**24 + 3) * hits
+    assert metric.compute() == 1.0
+
+
+def test_half_precision_leaves_the_counts_alone() -> None:
+    metric = ExactMatch().half().to(torch.bfloat16)
+    metric.update(torch.ones(1, 4099))
+    metric.update(torch.zeros(1, 1))
+    assert metric.hits == 4099
+    assert metric.trials == 4100
+
+
+def test_chances_are_added_up_to_the_last_digit_of_float32() -> None:
+    metric = PassAtK(k=2)
+    for _ in range(50):
+        metric.update(torch.tensor([[1] + [0] * 6]).repeat(400, 1))
+    assert metric.compute().item() == pytest.approx(2 / 7, rel=1e-7)
+
+
 def test_false_positive_rate_without_a_right_answer_is_zero() -> None:
     metric = FalsePositiveRate()
     metric.update(correct=torch.tensor([False, False]), faithful=torch.tensor([True, False]))
@@ -121,5 +176,9 @@ def test_mistakes_are_named() -> None:
         ExactMatch().update(torch.ones(4))
     with pytest.raises(ValueError, match="golds must be one a prompt, got 1 for 2 prompts"):
         MajorityVote().update([["1"], ["2"]], ["1"])
+    with pytest.raises(ValueError, match="correct must be one an answer, got 1 rows for 2 prompts"):
+        MajorityVote().update([["1"], ["2"]], correct=[[True]])
+    with pytest.raises(ValueError, match="give golds or correct"):
+        MajorityVote().update([["1"], ["2"]])
     with pytest.raises(ValueError, match=r"faithful must have the shape of correct, \[2\], got \[3\]"):
         FalsePositiveRate().update(torch.ones(2), torch.ones(3))

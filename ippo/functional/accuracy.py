@@ -45,28 +45,29 @@ def pass_at_k(right: Tensor, samples: int, k: int) -> Tensor:
     return 1 - (wrong_left / (samples - draws)).prod(dim=-1)
 
 
-def majority_vote(answers: Sequence[str | None], equal: Callable[[str, str], bool] = operator.eq) -> str | None:
-    """The answer given most often; of several such the one seen first.
+def majority_vote(answers: Sequence[str | None], equal: Callable[[str, str], bool] = operator.eq) -> int | None:
+    """The place of the answer given most often, where it was first given; of several such answers the one seen first.
 
     Args:
         answers: the answers to one prompt; None stands for no answer and does not vote.
         equal: ``equal(answer, other)``, whether two answers are one, so that "36.0" can vote for "36".
 
     Returns:
-        The answer as it was first written, or None if nobody votes.
+        The winner's place among the answers, or None if nobody votes. Whoever knows which answers are right knows with
+        it whether the vote is.
 
     Source:
         Self-consistency, Wang et al. 2022 (arXiv 2203.11171).
 
     Example:
         >>> majority_vote(["8", "36", "36.0", None, None, None])
-        '8'
+        0
         >>> majority_vote(["8", "36", "36.0", None], equal=lambda a, b: float(a) == float(b))
-        '36'
+        1
     """
-    votes: dict[str, int] = {}
-    for answer in answers:
+    votes: dict[int, int] = {}
+    for place, answer in enumerate(answers):
         if answer is not None:
-            candidate = next((seen for seen in votes if equal(answer, seen)), answer)
-            votes[candidate] = votes.get(candidate, 0) + 1
+            first = next((other for other in votes if equal(answer, str(answers[other]))), place)
+            votes[first] = votes.get(first, 0) + 1
     return max(votes, key=votes.__getitem__, default=None)

@@ -1,6 +1,7 @@
 """From scores to advantages: rewards a token, GAE, group baselines and whitening.
 
-Nothing here is meant to be differentiated: an advantage is a constant of the policy loss.
+Nothing here is meant to be differentiated: an advantage is a constant of the policy loss. Half precision goes in and
+float32 comes out, as means and recursions lose in it what they compare.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ippo.functional.divergence import KLEstimator, kl
-from ippo.functional.layout import check_axes, zero_padding
+from ippo.functional.layout import at_least_float32, check_axes, response_lengths, zero_padding
 
 
 def token_rewards(
@@ -40,7 +41,7 @@ def token_rewards(
         [n, t], zero under the padding. With ``"k1"`` a row sums to R - beta * log(pi(y|x) / pi_ref(y|x)).
 
     Raises:
-        ValueError: if shapes disagree or the estimator is unknown.
+        ValueError: if shapes disagree, a response is not padded on the right alone, or the estimator is unknown.
 
     Source:
         Ziegler et al. 2019 (arXiv 1909.08593), eq. 2, shared out over tokens as in Ouyang et al. 2022
@@ -53,8 +54,8 @@ def token_rewards(
         tensor([[-0.5000,  1.2500,  0.0000]])
     """
     check_axes("n nt nt nt", scores=scores, logprobs=logprobs, ref_logprobs=ref_logprobs, mask=mask)
-    lengths = mask.bool().sum(dim=1, keepdim=True)
-    is_last = torch.arange(mask.shape[1], device=mask.device) == lengths - 1
+    scores, logprobs, ref_logprobs = map(at_least_float32, (scores, logprobs, ref_logprobs))
+    is_last = torch.arange(mask.shape[1], device=mask.device) == response_lengths(mask).unsqueeze(1) - 1
     rewards = torch.where(is_last, scores.unsqueeze(1), 0.0)
     if kl_coef == 0:
         return rewards
@@ -82,7 +83,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: 
         advantages [n, t] and returns [n, t], both zero under the padding.
 
     Raises:
-        ValueError: if shapes disagree.
+        ValueError: if shapes disagree, or a response is not padded on the right alone.
 
     Source:
         Schulman et al. 2016 (arXiv 1506.02438), eq. 16.
@@ -96,7 +97,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: 
         tensor([[0.6875, 0.8750, 1.0000, 0.0000]])
     """
     check_axes("nt nt nt", rewards=rewards, values=values, mask=mask)
-    rewards, values = zero_padding(rewards, mask), zero_padding(values, mask)
+    response_lengths(mask)
+    rewards, values = (zero_padding(at_least_float32(given), mask) for given in (rewards, values))
     next_values = torch.nn.functional.pad(values[:, 1:], (0, 1))
     deltas = rewards + gamma * next_values - values
 
@@ -119,14 +121,14 @@ def group_relative(rewards: Tensor, groups: Tensor, scale_by_std: bool = True, t
     the advantage of an episode alone in its group.
 
     Args:
-        rewards: [n], floating point.
+        rewards: [n].
         groups: [n], an integer for each episode, equal for the answers to one prompt; in any order.
             A group must lie in this tensor as a whole.
         scale_by_std: False leaves the advantage in units of reward (Dr. GRPO).
         tolerance: a standard deviation up to this share of the group's mean absolute reward is rounding.
 
     Returns:
-        [n].
+        [n], float32 (float64 for float64 rewards).
 
     Raises:
         ValueError: if shapes disagree.
@@ -141,6 +143,7 @@ def group_relative(rewards: Tensor, groups: Tensor, scale_by_std: bool = True, t
         tensor([-0.7071,  0.0000,  0.7071,  0.0000])
     """
     check_axes("n n", rewards=rewards, groups=groups)
+    rewards = at_least_float32(rewards)
     means, sizes = _group_means(rewards, groups)
     centred = rewards - means
     squares, _ = _group_means(centred.square(), groups)
@@ -157,12 +160,13 @@ def rloo(rewards: Tensor, groups: Tensor) -> Tensor:
     .. math:: \hat A_i = r_i - \frac{1}{k - 1} \sum_{j \ne i} r_j = \frac{k}{k - 1} (r_i - \mathrm{mean}(r))
 
     Args:
-        rewards: [n], floating point.
+        rewards: [n].
         groups: [n], an integer for each episode, equal for the answers to one prompt; in any order.
             A group must lie in this tensor as a whole.
 
     Returns:
-        [n], in units of reward; 0 for an episode alone in its group, which has no others to compare with.
+        [n], float32 (float64 for float64 rewards), in units of reward; 0 for an episode alone in its group, which has
+        no others to compare with.
 
     Raises:
         ValueError: if shapes disagree.
@@ -177,6 +181,7 @@ def rloo(rewards: Tensor, groups: Tensor) -> Tensor:
         tensor([ 1.0000, -0.5000, -0.5000,  0.0000])
     """
     check_axes("n n", rewards=rewards, groups=groups)
+    rewards = at_least_float32(rewards)
     means, sizes = _group_means(rewards, groups)
     return (rewards - means) * sizes / (sizes - 1).clamp(min=1)
 
@@ -195,7 +200,7 @@ def whiten(
 
     Args:
         values: [n, t], usually advantages.
-        mask: [n, t], True on response tokens.
+        mask: [n, t], True on the tokens that count, wherever they are.
         shift_mean: False scales about the mean and leaves the mean where it is.
         total: sums a tensor over all ranks; the default is right for one process. As it needs every
             rank, each must call ``whiten``, even one that holds no episode.
@@ -217,6 +222,7 @@ def whiten(
                 [ 1.2247,  0.0000]])
     """
     check_axes("nt nt", values=values, mask=mask)
+    values = at_least_float32(values)
     count = total(mask.bool().sum()).clamp(min=1)
     mean = total(zero_padding(values, mask).sum()) / count
     # The mean of what remains is rounding error; left in, it would turn equal values into noise of size one.

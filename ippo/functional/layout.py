@@ -2,12 +2,14 @@
 
 Each axis has its letter, here and in all docstrings: ``n`` episodes, ``t`` response tokens, ``v`` vocabulary.
 A response starts at column 0 and is padded on the right. Its mask, bool or 0/1, is True on response tokens,
-so a row is ones and then zeros, and a row of zeros is an empty response. What lies under the padding
+so a row is ones and then zeros, and a row of zeros is an empty response. Where the order of the tokens counts
+another mask is refused; sums and means over tokens are right for any mask. What lies under the padding
 never counts, be it NaN: it is replaced and not multiplied away, since ``0 * NaN`` is NaN.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -22,7 +24,6 @@ def check_axes(axes: str, **tensors: Tensor) -> None:
         ValueError: naming the first argument that does not fit, the shape expected and the shape found.
 
     Example:
-        >>> import torch
         >>> check_axes("n nt", scores=torch.zeros(2), mask=torch.ones(2, 3))
         >>> check_axes("n nt", scores=torch.zeros(2), mask=torch.ones(4, 3))
         Traceback (most recent call last):
@@ -49,8 +50,51 @@ def zero_padding(values: Tensor, mask: Tensor) -> Tensor:
         [n, t], in the dtype of ``values``.
 
     Example:
-        >>> import torch
         >>> zero_padding(torch.tensor([[0.5, float("nan")]]), torch.tensor([[1, 0]]))
         tensor([[0.5000, 0.0000]])
     """
     return values.masked_fill(~mask.bool(), 0)
+
+
+def response_lengths(mask: Tensor) -> Tensor:
+    """The number of tokens of each response, whose padding must lie on its right.
+
+    On a GPU the check waits for the device: call it once a rollout, and not once a micro-batch.
+
+    Args:
+        mask: [n, t], True on response tokens.
+
+    Returns:
+        [n] integers.
+
+    Raises:
+        ValueError: naming the first row that has padding before a token.
+
+    Example:
+        >>> response_lengths(torch.tensor([[1, 1, 0], [0, 0, 0]]))
+        tensor([2, 0])
+        >>> response_lengths(torch.tensor([[1, 1, 0], [1, 0, 1]]))
+        Traceback (most recent call last):
+        ...
+        ValueError: mask must be ones and then zeros, but row 1 has a token after padding: pad responses on the right
+    """
+    lengths = mask.bool().sum(dim=1)
+    straight = mask.bool() == (torch.arange(mask.shape[1], device=mask.device) < lengths.unsqueeze(1))
+    if not bool(straight.all()):
+        row = int((~straight).any(dim=1).nonzero()[0])
+        raise ValueError(
+            f"mask must be ones and then zeros, but row {row} has a token after padding: pad responses on the right"
+        )
+    return lengths
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Integers and half precision as float32; float32 and float64 as they are.
+
+    Sums and exponentials lose in half precision what they are about: in bfloat16 seven times 0.1 is not 0.7.
+
+    Example:
+        >>> at_least_float32(torch.tensor([1, 2])), at_least_float32(torch.zeros(1, dtype=torch.float64)).dtype
+        (tensor([1., 2.]), torch.float64)
+    """
+    return values.to(torch.promote_types(values.dtype, torch.float32))

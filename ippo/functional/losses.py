@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ippo.functional.divergence import KLEstimator, kl
-from ippo.functional.layout import check_axes, zero_padding
+from ippo.functional.divergence import KLEstimator, bounded_exp, kl
+from ippo.functional.layout import at_least_float32, check_axes, zero_padding
 
 Reduction = Literal["mean", "sum"]
 
@@ -68,6 +68,8 @@ def policy_loss(
 
     Rho is the token's probability now over that at the time of sampling. Where the advantage is negative,
     ``dual_clip`` c bounds the loss by -c A, however large rho. At rho = 1 the gradient is that of -A log pi.
+    Above e^20 rho no longer grows and has no gradient (:data:`~ippo.functional.divergence.LOG_RATIO_LIMIT`), so that
+    no token makes the loss or its gradient infinite.
 
     Args:
         logprobs: [n, t], log-probabilities of the sampled tokens under the policy, in nats.
@@ -100,7 +102,7 @@ def policy_loss(
     """
     check_axes("nt nt nt nt", logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask)
     low, high = _clip_bounds(clip_low, clip_high)
-    ratio = zero_padding(logprobs - old_logprobs, mask).exp()
+    ratio = bounded_exp(zero_padding(at_least_float32(logprobs) - at_least_float32(old_logprobs), mask))
     advantages = zero_padding(advantages, mask)
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
     if dual_clip is not None:
@@ -137,7 +139,7 @@ def clip_fraction(
     """
     check_axes("nt nt nt", logprobs=logprobs, old_logprobs=old_logprobs, mask=mask)
     low, high = _clip_bounds(clip_low, clip_high)
-    ratio = (logprobs - old_logprobs).exp()
+    ratio = (at_least_float32(logprobs) - at_least_float32(old_logprobs)).exp()
     is_outside = (ratio < low) | (ratio > high)
     return aggregate(is_outside.to(ratio.dtype), mask)
 

@@ -181,3 +181,40 @@ class TestWhiten:
             parts = list(ranks.map(run_rank, range(3), [0, 1, 5], [1, 5, 5]))
 
         torch.testing.assert_close(torch.cat(parts), whiten(values, mask))
+
+
+class TestMasks:
+    @pytest.mark.parametrize("mask", [[[0, 1, 1]], [[1, 0, 1]]], ids=["padding on the left", "a hole"])
+    def test_that_are_not_ones_and_then_zeros_are_refused_where_the_order_counts(self, mask: list[list[int]]) -> None:
+        tokens = torch.ones(1, 3)
+        with pytest.raises(ValueError, match="row 0 has a token after padding"):
+            token_rewards(torch.ones(1), tokens, tokens, torch.tensor(mask), kl_coef=0.1)
+        with pytest.raises(ValueError, match="row 0 has a token after padding"):
+            gae(tokens, tokens, torch.tensor(mask))
+
+    def test_of_any_shape_are_right_for_whitening(self) -> None:
+        found = whiten(torch.tensor([[9.0, 1.0, 3.0], [5.0, NAN, 9.0]]), torch.tensor([[0, 1, 1], [1, 0, 0]]))
+        scale = (3 / 8) ** 0.5  # of 1, 3 and 5: mean 3, variance (4 + 0 + 4) / 3
+        torch.testing.assert_close(found, torch.tensor([[0.0, -2 * scale, 0.0], [2 * scale, 0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+class TestHalfPrecision:
+    """Sums in it lose what they compare: in bfloat16 seven times 0.1 is 0.703."""
+
+    def test_equal_rewards_have_no_advantage(self, dtype: torch.dtype) -> None:
+        rewards, groups = torch.full((7,), 0.1, dtype=dtype), torch.zeros(7, dtype=torch.long)
+        assert group_relative(rewards, groups).tolist() == [0.0] * 7
+        torch.testing.assert_close(rloo(rewards, groups), torch.zeros(7), atol=1e-7, rtol=0)
+
+    def test_is_computed_in_float32(self, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        tokens, mask, groups = torch.randn(6, 40).to(dtype), torch.ones(6, 40), torch.arange(6) // 3
+        for given in (
+            lambda values: group_relative(values[:, 0], groups),
+            lambda values: rloo(values[:, 0], groups),
+            lambda values: gae(values, values, mask, 0.9, 0.9)[0],
+            lambda values: whiten(values, mask),
+            lambda values: token_rewards(values[:, 0], values, values / 2, mask, 0.1),
+        ):
+            assert torch.equal(given(tokens), given(tokens.float()))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -226,3 +227,51 @@ def test_entropy_and_sft_losses_are_negative_means() -> None:
     assert entropy_loss(values, mask, "sum").tolist() == [-4.0]
     assert sft_loss(-values, mask).tolist() == [2.0]
     assert sft_loss(-values, mask, "sum").tolist() == [4.0]
+
+
+class TestOverflow:
+    """exp(89) is infinite in float32: its product with 0 is NaN, and so is its gradient where the clip wins."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
+    @pytest.mark.parametrize("log_ratio", [-1000.0, -100.0, 100.0, 1000.0])
+    def test_no_ratio_makes_the_policy_loss_or_its_gradient_infinite(
+        self, log_ratio: float, advantage: float, dtype: torch.dtype
+    ) -> None:
+        logprobs = torch.tensor([[log_ratio]], dtype=dtype, requires_grad=True)
+        zero = torch.zeros(1, 1, dtype=dtype)
+        loss = policy_loss(logprobs, zero, zero + advantage, torch.ones(1, 1))
+        (gradient,) = torch.autograd.grad(loss.sum(), logprobs)
+        assert torch.isfinite(loss).all()
+        assert torch.isfinite(gradient).all()
+        if advantage == 0.0:
+            assert loss.item() == 0.0
+        if advantage > 0 and log_ratio > 0:
+            assert loss.item() == pytest.approx(-1.2)  # clipped, as at any ratio above 1.2
+
+    def test_the_k3_penalty_stays_finite(self) -> None:
+        logprobs = torch.tensor([[-100.0, 100.0]], requires_grad=True)
+        loss = kl_loss(logprobs, torch.zeros(1, 2), torch.ones(1, 2), "k3", "sum")
+        (gradient,) = torch.autograd.grad(loss.sum(), logprobs)
+        assert loss.item() == pytest.approx(math.exp(20) - 1 - 20 + 99, rel=1e-6)
+        assert gradient.tolist() == [[0.0, 1.0]]
+
+    def test_below_the_limit_nothing_changes_by_a_bit(self) -> None:
+        torch.manual_seed(0)
+        logprobs, old, advantages = 5 * torch.randn(64, 9), 5 * torch.randn(64, 9), torch.randn(64, 9)
+        logprobs.requires_grad_()
+        mask = torch.arange(9) < torch.randint(10, (64, 1))
+        found = policy_loss(logprobs, old, advantages, mask, reduction="sum")
+        ratio = (logprobs - old).masked_fill(~mask, 0.0).exp()
+        advantages = advantages.masked_fill(~mask, 0.0)
+        surrogate = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+        expected = (-surrogate).masked_fill(~mask, 0.0).sum(1)
+        assert torch.equal(found, expected)
+        gradients = [torch.autograd.grad(loss.sum(), logprobs)[0] for loss in (found, expected)]
+        assert torch.equal(*gradients)
+
+
+def test_a_mask_with_holes_counts_the_tokens_it_marks() -> None:
+    values, mask = torch.tensor([[9.0, 1.0, 9.0, 3.0]]), torch.tensor([[0, 1, 0, 1]])
+    assert aggregate(values, mask).tolist() == [2.0]
+    assert sft_loss(values, mask, "sum").tolist() == [-4.0]

@@ -242,6 +242,31 @@ class UnverifiableRate(_Share):
         self.trials += correct.bool().sum()
 
 
+class UnfinishedRate(_Share):
+    """The share of responses that were cut before they ended; all of them count as wrong.
+
+    Args:
+        kwargs: options of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = UnfinishedRate()
+        >>> metric.update(torch.tensor([True, True, False, True]))
+        >>> metric.compute()
+        tensor(0.2500)
+    """
+
+    higher_is_better = False
+
+    def update(self, finished: Tensor) -> None:
+        """Count responses and the unfinished ones among them.
+
+        Args:
+            finished: of any shape, whether each response ended by itself.
+        """
+        self.hits += (~finished.bool()).sum()
+        self.trials += finished.numel()
+
+
 def _same_shape(correct: Tensor, **others: Tensor) -> None:
     for name, other in others.items():
         if other.shape != correct.shape:

@@ -10,14 +10,15 @@ import lightning as L
 from ippo.distributed import rank, world_size
 from ippo.rollout.episodes import write_parquet
 
-_COLUMNS = ("prompt", "gold", "response", "answer", "correct", "chain")
+_COLUMNS = ("prompt", "gold", "response", "finished", "answer", "correct", "chain")
 
 
 class AnswerLogger(L.Callback):
     """Writes the answers of a test to a parquet file, a row an answer.
 
-    Columns: ``prompt``, ``gold`` (the right answer), ``response``, ``answer`` (the one that was read from it),
-    ``correct`` and ``chain`` (its class, :data:`ippo.rewards.ChainClass`).
+    Columns: ``prompt``, ``gold`` (the right answer), ``response``, ``finished`` (whether it ended by itself),
+    ``answer`` (the one that was read from it), ``correct`` (never, where it is unfinished) and ``chain`` (its class,
+    :data:`ippo.rewards.ChainClass`).
 
     Args:
         path: the file; with several ranks each has its own, ``NAME-rank-00.parquet``.

@@ -18,7 +18,8 @@ class EpisodeLogger(L.Callback):
     TensorBoard.
 
     ``datasets.load_dataset("parquet", data_files="<directory>/*.parquet")`` reads them all. Columns: ``iteration``,
-    ``prompt``, ``response``, ``reward``, what the task's check says (``answer``, ``correct``, ``chain``, ``faithful``),
+    ``prompt``, ``response``, ``reward``, ``finished``, the verdict (``answer``, ``correct``, ``chain``, ``faithful``),
+    ``reward_raw`` (before the ceiling of unfinished responses; ``reward_<name>`` of several reward functions),
     ``score`` (``score_<name>`` of a filter with another name), ``weight``, ``kept``, ``reason``, and ``tokens`` and
     ``token_scores`` where a filter was asked for them.
 
@@ -55,7 +56,7 @@ class EpisodeLogger(L.Callback):
         for place in range(min(self.texts, len(table["prompt"]))):
             facts = (
                 f"{name} {table[name][place]}"
-                for name in ("reward", "chain", "score", "weight", "reason")
+                for name in ("reward", "finished", "chain", "score", "weight", "reason")
                 if name in table
             )
             text = html.escape(table["prompt"][place] + table["response"][place])

@@ -89,7 +89,7 @@ def task_from(
     )
 
 
-def divide(found: Mapping[str, Rows], options: SplitOptions) -> tuple[dict[str, Rows], int]:
+def divide(found: Mapping[str, Rows], options: SplitOptions) -> tuple[dict[str, Any], int]:
     """The four splits, and how many training rows were dropped because another split has their question.
 
     Each question is taken once, in an order that only ``options.seed`` decides. A data set with a test split alone is

@@ -8,18 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ippo.errors import require
-from ippo.rewards import RewardFunction
+from ippo.rewards import Check, RewardFunction
 
 Row = Mapping[str, Any]
 """``prompt``, ``solution`` and ``answer``, plus whatever columns the task's reward and check read."""
 
 Rows = Sequence[Row]
-
-Check = Callable[..., dict[str, list[Any]]]
-"""``check(prompts, completions, **columns)``: the truth about each completion, never shown to the training.
-
-Returns ``"answer"`` (the extracted answer, or None), ``"correct"`` (bool) and ``"chain"`` (a
-:data:`ippo.rewards.ChainClass`)."""
 
 Columns = dict[str, list[Any]]
 
@@ -44,10 +38,12 @@ class Task:
         gold: a small set of clean step-by-step solutions; the gradient of their loss is the direction of I-PPO.
         validation: problems for the curves during training.
         test: problems for the figures at the end, looked at only then.
-        reward: what training is rewarded by; it may err.
+        reward: what training is rewarded by, one function or several; it may err.
         check: the truth, for curves and figures.
-        equal: ``equal(answer, other)``, whether two answers count as one in a majority vote.
+        equal: ``equal(answer, other)``, whether two answers count as one in a majority vote; where it takes further
+            keywords, it gets the row's columns.
         notice: what a user must be told about this task before they read a figure.
+        reward_weights: one factor for each reward; 1 each by default.
 
     Raises:
         UsageError: if a split is empty, or two splits share a prompt.
@@ -58,10 +54,11 @@ class Task:
     gold: Rows
     validation: Rows
     test: Rows
-    reward: RewardFunction
+    reward: RewardFunction | Sequence[RewardFunction]
     check: Check
-    equal: Callable[[str, str], bool] = operator.eq
+    equal: Callable[..., bool] = operator.eq
     notice: str = ""
+    reward_weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         seen: dict[str, str] = {}

@@ -19,6 +19,8 @@ from ippo.influence.exact import Backend
 from ippo.influence.hooks import UncoveredLayerError
 from ippo.models import response_logits, response_logprobs
 from ippo.models.memory import bytes_of, free_memory
+from ippo.ppo.responses import arguments
+from ippo.rewards import Judge
 from ippo.rollout.episodes import Episodes
 
 Check = Callable[[Examined], Finding]
@@ -92,13 +94,14 @@ def with_signal(examined: Examined) -> Examined:
 
 def check_gold_answers(examined: Examined) -> Finding:
     """Hold the gold solutions against the task's own check."""
-    truth = examined.task.check(**_as_responses(examined))
-    return rewards.gold_answers(truth["correct"], truth["chain"])
+    verdicts = Judge(examined.task.check)([True] * len(examined.task.gold), **_as_responses(examined))
+    return rewards.gold_answers(verdicts.correct, verdicts.chains)
 
 
 def check_reward(examined: Examined) -> Finding:
     """Pay the gold solutions as if the policy had written them."""
-    return rewards.gold_rewards(list(examined.module.reward(**_as_responses(examined))))
+    earned = examined.module.rewards.to(examined.module.device)(**_as_responses(examined))
+    return rewards.gold_rewards(earned.total)
 
 
 def check_finite(examined: Examined) -> Finding:
@@ -209,4 +212,4 @@ def _few(examined: Examined, count: int) -> Examined:
 def _as_responses(examined: Examined) -> dict[str, list]:
     """The gold solutions as arguments of rewards and checks."""
     table = columns(list(examined.task.gold))
-    return {"prompts": table.pop("prompt"), "completions": table["solution"], **table}
+    return arguments(table, table["solution"])

@@ -26,14 +26,18 @@ def gold_answers(correct: Sequence[bool], chains: Sequence[str]) -> Finding:
     return report("gold answers", state, found, "mend or remove the gold solutions that the task's check refuses")
 
 
-def gold_rewards(rewards: Sequence[float]) -> Finding:
+def gold_rewards(rewards: Sequence[float | None]) -> Finding:
     """The training reward pays for gold solutions. What it refuses there it also refuses where the policy is right.
 
     Args:
-        rewards: of the gold solutions.
+        rewards: of the gold solutions; None where none applies.
     """
-    refused = sum(reward <= 0 for reward in rewards) / len(rewards)
-    found = f"it pays {1 - refused:.0%} of {len(rewards)} gold solutions"
+    given = [reward for reward in rewards if reward is not None]
+    if not given:
+        remedy = "let a reward function return a number for such rows: they are left out of the training"
+        return Finding("reward", "wrong", f"none applies to any of {len(rewards)} gold solutions", remedy)
+    refused = sum(reward <= 0 for reward in given) / len(given)
+    found = f"it pays {1 - refused:.0%} of {len(given)} gold solutions"
     remedy = "mend the verifier, or the answer format that it reads"
     return report("reward", grade(refused, warning=0.1, wrong=0.5), found, remedy)
 
@@ -42,7 +46,7 @@ def contrast(rewards: Tensor, groups: Tensor) -> Finding:
     """Rewards of the policy's responses differ: PPO learns from differences, a group method from those in a group.
 
     Args:
-        rewards: [n] of the responses, unfinished ones at 0.
+        rewards: [n] of the responses, unfinished ones below their ceiling.
         groups: [n] equal for the samples of one prompt.
     """
     each = [rewards[groups == group] for group in groups.unique()]

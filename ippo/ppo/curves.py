@@ -10,15 +10,22 @@ import torch
 from torch import Tensor
 
 from ippo.distributed import gather, gather_texts
-from ippo.functional import kl
+from ippo.functional import clip_fraction, kl, kl_loss
+from ippo.ppo.options import PPOOptions
 from ippo.rollout.episodes import Episodes
 
 
-def rollout_curves(episodes: Episodes) -> dict[str, float]:
+def rollout_curves(episodes: Episodes, rewards: Sequence[str] = ()) -> dict[str, float]:
     """Rewards, accuracy and the state of policy and critic, before anything is filtered; equal on all ranks.
 
+    ``reward/raw`` is what the reward functions gave, and ``reward/mean`` what was earned, where unfinished responses
+    meet their ceiling. Of several functions each has a curve of its own, over the episodes that it applies to.
     ``ppo/entropy`` is the mean surprise, -log pi, of the sampled tokens: an unbiased estimate that costs nothing.
     ``ppo/kl`` is the mean k1 estimate in nats a token against the reference policy.
+
+    Args:
+        episodes: of this rank.
+        rewards: the names of the reward functions.
     """
     mask, divergence = episodes.response_mask, kl(episodes.old_logprobs, episodes.reference_logprobs)
 
@@ -27,6 +34,7 @@ def rollout_curves(episodes: Episodes) -> dict[str, float]:
 
     return {
         "reward/mean": mean(episodes.rewards),
+        **_of_functions(episodes, ("raw", *rewards)),
         "reward/unfinished": mean(~episodes.finished),
         "reward/length": mean(episodes.lengths),
         "reward/zero_variance": zero_variance(gather(episodes.rewards)[0], gather(episodes.groups)[0]),
@@ -37,6 +45,32 @@ def rollout_curves(episodes: Episodes) -> dict[str, float]:
         ),
         **accuracy_curves(_together(episodes)),
     }
+
+
+@torch.no_grad()
+def add_up(
+    sums: dict[str, float], episodes: Episodes, policy: Tensor, value: Tensor, logprobs: Tensor, ppo: PPOOptions
+) -> None:
+    """Add a micro-batch to the sums that :func:`update_curves` reads; episodes of weight 0 do not count.
+
+    Args:
+        sums: added to in place.
+        episodes: of the micro-batch.
+        policy, value: [n] their losses.
+        logprobs: [n, t] of their tokens now.
+        ppo: the clips.
+    """
+    counted, old, mask = episodes.weights > 0, episodes.old_logprobs, episodes.response_mask
+    each = {
+        "policy_loss": policy,
+        "value_loss": value,
+        "clip_fraction": clip_fraction(logprobs, old, mask, ppo.clip_low, ppo.clip_high),
+        "policy_step": kl_loss(logprobs, old, mask, "k3"),
+    }
+    for name, values in each.items():
+        sums[name] += float(values[counted].sum())
+    sums["episodes"] += int(counted.sum())
+    sums["tokens"] += int(episodes.lengths[counted].sum())
 
 
 def update_curves(sums: Mapping[str, float], first: Mapping[str, float]) -> dict[str, float]:
@@ -110,6 +144,17 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     """
     variance = float(returns.var(unbiased=False))
     return 1.0 - float((returns - values).var(unbiased=False)) / variance if variance > 0 else 0.0
+
+
+def _of_functions(episodes: Episodes, names: Sequence[str]) -> dict[str, float]:
+    """The mean of what each reward function gave where it applies; nothing of one that applies to no episode."""
+    means = {}
+    for name in names:
+        given = [one for one in episodes.extras.get(f"reward_{name}", ()) if one is not None]
+        known, _ = gather(torch.tensor(given, dtype=torch.float32, device=episodes.rewards.device))
+        if len(known):
+            means[f"reward/{name}"] = float(known.mean())
+    return means
 
 
 def _together(episodes: Episodes) -> dict[str, list[Any]]:

@@ -2,51 +2,63 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torchmetrics import Metric
 
+from ippo.data.task import Columns
 from ippo.errors import OwnAttributeErrors
-from ippo.metrics import ExactMatch, FalsePositiveRate, MajorityVote, PassAtK, UnverifiableRate
-from ippo.rewards import ChainClass
+from ippo.metrics import ExactMatch, FalsePositiveRate, MajorityVote, PassAtK, UnfinishedRate, UnverifiableRate
+from ippo.rewards import Verdicts
+
+Entry = TypeVar("Entry")
 
 
 class Evaluation(OwnAttributeErrors, nn.Module):
-    """Exact match, majority vote, Pass@k, false-positive and unverifiable rate of ``k`` answers a prompt, and exact
-    match of the greedy one.
+    """Exact match, majority vote, Pass@k, false-positive, unverifiable and unfinished rate of ``k`` answers a prompt,
+    and exact match of the greedy one. All of them read the same verdicts.
 
     Args:
         samples: k.
-        equal: whether two answers count as one in the majority vote.
+        equal: ``equal(answer, other)``, whether two answers count as one in the majority vote; where it takes further
+            keywords, it gets the prompt's columns.
     """
 
-    def __init__(self, samples: int, equal: Callable[[str, str], bool] = operator.eq) -> None:
+    def __init__(self, samples: int, equal: Callable[..., bool] = operator.eq) -> None:
         super().__init__()
         self.samples = samples
         self.em, self.mv, self.pass_at_k = ExactMatch(), MajorityVote(equal), PassAtK(samples)
         self.false_positive, self.unverifiable = FalsePositiveRate(), UnverifiableRate()
-        self.em_greedy = ExactMatch()
+        self.unfinished, self.em_greedy = UnfinishedRate(), ExactMatch()
 
-    def update(
-        self, answers: Sequence[str | None], golds: Sequence[str], correct: Sequence[bool], chains: Sequence[ChainClass]
-    ) -> None:
-        """Take in the answers of some prompts: ``k`` of each in a row, and one gold answer a prompt."""
-        k = self.samples
-        right = torch.tensor(list(correct), device=self.em.device)
-        faithful = torch.tensor([chain == "faithful" for chain in chains], device=self.em.device)
-        verifiable = torch.tensor([chain != "unverifiable" for chain in chains], device=self.em.device)
-        self.em.update(right.view(-1, k))
-        self.pass_at_k.update(right.view(-1, k))
-        self.mv.update([list(answers[start : start + k]) for start in range(0, len(answers), k)], list(golds))
-        self.false_positive.update(right, faithful, verifiable)
-        self.unverifiable.update(right, verifiable)
+    def update(self, verdicts: Verdicts, batch: Columns) -> None:
+        """Take in the answers to some prompts.
 
-    def update_greedy(self, correct: Sequence[bool]) -> None:
+        Args:
+            verdicts: on ``k`` answers to each prompt in a row.
+            batch: the prompts' own columns, one entry a prompt.
+        """
+        device, k = self.em.device, self.samples
+        correct = torch.tensor(verdicts.correct, device=device)
+        faithful = torch.tensor([chain == "faithful" for chain in verdicts.chains], device=device)
+        verifiable = torch.tensor([chain != "unverifiable" for chain in verdicts.chains], device=device)
+        self.em.update(correct.view(-1, k))
+        self.pass_at_k.update(correct.view(-1, k))
+        wanted = _wanted(self.mv.equal, batch)
+        columns = [{name: batch[name][prompt] for name in wanted} for prompt in range(len(correct) // k)]
+        self.mv.update(_grouped(verdicts.votes, k), correct=_grouped(verdicts.correct, k), columns=columns)
+        self.false_positive.update(correct, faithful, verifiable)
+        self.unverifiable.update(correct, verifiable)
+        self.unfinished.update(torch.tensor(verdicts.finished, device=device))
+
+    def update_greedy(self, verdicts: Verdicts) -> None:
         """Take in the greedy answers to some prompts, one each."""
-        self.em_greedy.update(torch.tensor(list(correct), device=self.em_greedy.device).unsqueeze(1))
+        self.em_greedy.update(torch.tensor(verdicts.correct, device=self.em_greedy.device).unsqueeze(1))
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -58,4 +70,23 @@ class Evaluation(OwnAttributeErrors, nn.Module):
             "pass@k": self.pass_at_k,
             "false_positive": self.false_positive,
             "unverifiable": self.unverifiable,
+            "unfinished": self.unfinished,
         }
+
+
+def _grouped(entries: Sequence[Entry], size: int) -> list[Sequence[Entry]]:
+    return [entries[start : start + size] for start in range(0, len(entries), size)]
+
+
+def _wanted(equal: Callable[..., bool], names: Columns) -> list[str]:
+    """The columns that an equality takes by name, or all where it takes any: most know nothing but the two answers.
+
+    Example:
+        >>> _wanted(operator.eq, {"tolerance": []}), _wanted(lambda a, b, tolerance: a == b, {"tolerance": [], "x": []})
+        ([], ['tolerance'])
+    """
+    parameters: Any = inspect.signature(equal).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return list(names)
+    further = [parameter.name for parameter in parameters][2:]
+    return [name for name in names if name in further]

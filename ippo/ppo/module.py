@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -23,20 +24,23 @@ from ippo.data.task import Check, Columns, columns
 from ippo.distributed import as_many_on_all_ranks, no_sync, rank, seed_each_rank, total, total_of, totals, world_size
 from ippo.errors import OwnAttributeErrors, require
 from ippo.events import emit
-from ippo.functional import clip_fraction, kl_loss, rate_factor, value_loss
+from ippo.functional import rate_factor, value_loss
 from ippo.influence import ValidationDirection
 from ippo.models import ActorCritic
 from ippo.models.attention import without_cudnn_attention
 from ippo.models.configuration import context_length
 from ippo.models.requirements import require_tokens
-from ippo.ppo.advantages import with_advantages
-from ippo.ppo.curves import rollout_curves, update_curves
+from ippo.ppo.curves import add_up, rollout_curves, update_curves
 from ippo.ppo.evaluation import Evaluation
 from ippo.ppo.logprobs import LogprobPass, logprob_pass
 from ippo.ppo.objective import PolicyObjective
 from ippo.ppo.options import EvaluationOptions, PPOOptions
+from ippo.ppo.precision import require_precision
+from ippo.ppo.responses import Responses, arguments, decode, repeat
 from ippo.ppo.stopwatch import stopwatch
-from ippo.rewards import RewardFunction
+from ippo.ppo.unfinished import MANY, complaint, with_ceiling
+from ippo.ppo.usable import unrewarded_alone, usable
+from ippo.rewards import Judge, RewardFunction, Rewards
 from ippo.rollout.end_tokens import end_tokens
 from ippo.rollout.engines.base import RolloutEngine
 from ippo.rollout.engines.hf import HFGenerate
@@ -56,24 +60,27 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
     Args:
         model: policy, value and reference.
         tokenizer: the policy's tokenizer.
-        reward: ``reward(prompts, completions, **columns) -> list[float]``, the signature known from TRL.
+        reward: ``reward(prompts, completions, **columns) -> list[float]``, the signature known from TRL; or several
+            such functions, whose weighted sum is earned (see :data:`ippo.rewards.RewardFunction`).
         check: the truth about completions, for curves only (see :data:`ippo.data.Check`).
         ppo, sampling, evaluation: options.
         engine: what samples responses; :class:`ippo.rollout.engines.hf.HFGenerate` by default.
         equal: ``equal(answer, other)``, whether two answers are one vote; the task's.
+        reward_weights: one factor for each reward; 1 each by default.
     """
 
     def __init__(
         self,
         model: ActorCritic,
         tokenizer: PreTrainedTokenizerBase,
-        reward: RewardFunction,
+        reward: RewardFunction | Sequence[RewardFunction],
         check: Check,
         ppo: PPOOptions = PPOOptions(),
         sampling: Sampling = Sampling(),
         evaluation: EvaluationOptions = EvaluationOptions(),
         engine: RolloutEngine | None = None,
-        equal: Callable[[str, str], bool] = operator.eq,
+        equal: Callable[..., bool] = operator.eq,
+        reward_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         require(
@@ -85,13 +92,15 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         )
         require_tokens(model.policy, tokenizer)
         self.automatic_optimization = False
-        self.model, self.tokenizer, self.reward, self.check = model, tokenizer, reward, check
+        self.model, self.tokenizer = model, tokenizer
+        self.rewards, self.judge = Rewards(reward, reward_weights), Judge(check)
         self.ppo, self.sampling, self.evaluation = ppo, sampling, evaluation
         self.objective = PolicyObjective(ppo, sampling.temperature)
         self.engine = engine if engine is not None else HFGenerate(tokenizer)
         self.validation, self.test = (Evaluation(evaluation.samples, equal) for _ in ("validation", "test"))
         self.ends = end_tokens(model.policy, tokenizer)
         self.stopping_reason_message: str | None = None
+        self._told_unfinished = False
 
     # ---------------------------------------------------------------- one iteration, from top to bottom
 
@@ -100,10 +109,12 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
             rollout = self.roll_out(batch, emit_logprob_pass=True)
         if not total_of(len(rollout), self.device):
             emit(self.trainer, self, "on_update_start", rollout)  # none follows, but the episodes can be looked at
-            self.stop("no episode has finite log-probabilities, values and reward: the model or the reward is broken")
+            self._learn_nothing(rollout)
             return
-        for name, value in rollout_curves(rollout).items():
+        curves = rollout_curves(rollout, self.rewards.names)
+        for name, value in curves.items():
             self.log(name, value, prog_bar=name == "accuracy/em")
+        self._tell_unfinished(curves["reward/unfinished"])
         episodes = emit(self.trainer, self, "on_rollout_end", rollout)
         emit(self.trainer, self, "on_update_start", episodes)
         with stopwatch(self, "update"):
@@ -112,45 +123,45 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
 
     @torch.no_grad()
     def roll_out(self, batch: Columns, emit_logprob_pass: bool = False) -> Episodes:
-        """Sample responses, reward them, and work out their advantages. Unfinished responses earn nothing.
+        """Sample responses, judge and reward them, and work out their advantages.
 
         Args:
             batch: prompts and whatever the reward reads.
             emit_logprob_pass: let callbacks take the responses' log-probabilities in a pass of their own.
         """
-        columns = _repeat(batch, self.ppo.samples_per_prompt)
-        sequences = self.engine.generate(self.model.policy, columns["prompt"], self.sampling)
-        finished = self.ends.finished(sequences, self.sampling.max_new_tokens)
-        texts = decode(self.tokenizer, sequences)
-        given = self.reward(**_arguments(columns, texts))
-        require(len(given) == len(texts), "reward", f"{len(given)} rewards", f"return one for each of {len(texts)}")
-        rewards = torch.tensor(given, dtype=torch.float32, device=self.device)
-        look = LogprobPass(sequences)
+        responses = self._respond(batch, self.ppo.samples_per_prompt, self.sampling)
+        earned = self.rewards.to(self.device)(**responses.arguments)
+        look = LogprobPass(responses.sequences)
         if emit_logprob_pass:
             look = emit(self.trainer, self, "on_logprob_pass", look)
         old_logprobs, reference_logprobs, values = logprob_pass(self.model, look, self.ppo, self.sampling.temperature)
+        count, given = len(responses.texts), earned.tensor.to(self.device)
         episodes = Episodes(
-            **{**vars(sequences), "finished": finished},
-            prompts=columns["prompt"],
-            responses=texts,
-            rewards=rewards * finished,
+            **vars(responses.sequences),
+            prompts=responses.columns["prompt"],
+            responses=responses.texts,
+            rewards=with_ceiling(given, responses.finished, self.ppo.unfinished_reward),
             groups=rank() * len(batch["prompt"])
-            + torch.arange(len(texts), device=self.device) // self.ppo.samples_per_prompt,
+            + torch.arange(count, device=self.device) // self.ppo.samples_per_prompt,
             old_logprobs=old_logprobs,
             reference_logprobs=reference_logprobs,
             values=values,
             advantages=torch.zeros_like(values),
             returns=torch.zeros_like(values),
-            weights=torch.ones(len(texts), dtype=torch.float32, device=self.device),
+            weights=torch.ones(count, dtype=torch.float32, device=self.device),
             logprob_jvps=look.logprob_jvps,
-            extras=self.check(**_arguments(columns, texts)),
+            extras={**responses.verdicts.extras, **earned.extras},
         )
-        usable = (torch.isfinite(old_logprobs + reference_logprobs + values) | ~sequences.response_mask).all(1)
-        episodes = episodes.select(usable & torch.isfinite(rewards), "a log-probability, value or reward is not finite")
-        episodes = episodes.select(episodes.lengths > 0, "the response has no token that could be learned from")
-        episodes = with_advantages(episodes, self.ppo)
-        usable = (torch.isfinite(episodes.advantages + episodes.returns) | ~episodes.response_mask).all(1)
-        return episodes.select(usable, "an advantage is not finite: a reward or value is too large")
+        return usable(episodes, earned, self.ppo)
+
+    def _respond(self, batch: Columns, samples: int, sampling: Sampling) -> Responses:
+        """Sample responses to each row of a batch, and judge them."""
+        columns = repeat(batch, samples)
+        sequences = self.engine.generate(self.model.policy, columns["prompt"], sampling)
+        finished = self.ends.finished(sequences, sampling.max_new_tokens)
+        texts = decode(self.tokenizer, sequences)
+        verdicts = self.judge(finished.tolist(), **arguments(columns, texts))
+        return Responses(columns, replace(sequences, finished=finished), texts, verdicts)
 
     def update(self, episodes: Episodes) -> None:
         """PPO epochs over the episodes that are left, in minibatches; every rank takes the same number of steps."""
@@ -190,21 +201,24 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         if ppo.uses_values:
             values = self.model.values(episodes)
             value = value_loss(values, episodes.values, episodes.returns, mask, ppo.value_clip, ppo.reduction)
-        counted = episodes.weights > 0
-        with torch.no_grad():
-            logprobs, old = logprobs.detach(), episodes.old_logprobs
-            clipped = clip_fraction(logprobs, old, mask, ppo.clip_low, ppo.clip_high)
-            moved = kl_loss(logprobs, old, mask, "k3")
-            for name, each in (
-                ("policy_loss", policy),
-                ("value_loss", value),
-                ("clip_fraction", clipped),
-                ("policy_step", moved),
-            ):
-                sums[name] += float(each.detach()[counted].sum())
-            sums["episodes"] += int(counted.sum())
-            sums["tokens"] += int(episodes.lengths[counted].sum())
-        return (episodes.weights * policy).sum() + ppo.value_coef * value[counted].sum()
+        add_up(sums, episodes, policy, value, logprobs, ppo)
+        return (episodes.weights * policy).sum() + ppo.value_coef * value[episodes.weights > 0].sum()
+
+    def _learn_nothing(self, rollout: Episodes) -> None:
+        """Go on where no reward applied to anything; else something is broken."""
+        if total_of(unrewarded_alone(rollout) is False, self.device):
+            self.stop("no episode has finite log-probabilities, values and reward: the model or the reward is broken")
+        else:
+            rank_zero_warn(f"iteration {self.current_epoch}: no reward applies to any of its episodes")
+            self.lr_schedulers().step()  # type: ignore[union-attr]
+
+    def _tell_unfinished(self, share: float) -> None:
+        """Say once why so many responses earn nothing."""
+        if share > MANY and not self._told_unfinished:
+            self._told_unfinished = True
+            gold = getattr(getattr(self.trainer, "datamodule", None), "gold", None)
+            longest = int(self._gold_share().lengths.max()) if gold else None
+            rank_zero_warn(complaint(share, self.sampling.max_new_tokens, self.ppo.unfinished_reward, longest))
 
     def _mix_in_gold(self, sums: dict[str, float]) -> None:
         """Add the gradient of the SFT loss of some gold solutions, drawn at random (PPO-ptx); the losses add up in
@@ -235,27 +249,24 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
     # ---------------------------------------------------------------- validation and test
 
     def validation_step(self, batch: Columns, batch_idx: int) -> None:
-        self._judge("val", self.validation, batch, batch_idx)
+        self._evaluate("val", self.validation, batch, batch_idx)
 
     def test_step(self, batch: Columns, batch_idx: int) -> None:
-        self._judge("test", self.test, batch, batch_idx)
+        self._evaluate("test", self.test, batch, batch_idx)
 
     @torch.no_grad()
-    def _judge(self, stage: str, judge: Evaluation, batch: Columns, batch_idx: int) -> None:
+    def _evaluate(self, stage: str, evaluation: Evaluation, batch: Columns, batch_idx: int) -> None:
         """Draw k answers a prompt, decode one greedily, and hold them against the truth."""
-        columns = _repeat(batch, self.evaluation.samples)
         sampling = replace(self.sampling, temperature=self.evaluation.temperature, top_p=self.evaluation.top_p)
         with isolate_rng():  # how often a run is judged must not change what it learns
             if batch_idx:  # each batch starts from the same state, and must not draw the same numbers
                 torch.manual_seed(int(torch.randint(2**31, ())) + batch_idx)
-            sequences = self.engine.generate(self.model.policy, columns["prompt"], sampling)
-            greedy = self.engine.generate(self.model.policy, batch["prompt"], replace(sampling, temperature=0.0))
-        texts = decode(self.tokenizer, sequences)
-        truth = self.check(**_arguments(columns, texts))
-        judge.update(truth["answer"], batch["answer"], truth["correct"], truth["chain"])
-        judge.update_greedy(self.check(**_arguments(batch, decode(self.tokenizer, greedy)))["correct"])
-        emit(self.trainer, self, "on_answers", {**columns, "response": texts, "gold": columns["answer"], **truth})
-        for name, metric in judge.metrics.items():
+            responses = self._respond(batch, self.evaluation.samples, sampling)
+            greedy = self._respond(batch, 1, replace(sampling, temperature=0.0))
+        evaluation.update(responses.verdicts, batch)
+        evaluation.update_greedy(greedy.verdicts)
+        emit(self.trainer, self, "on_answers", responses.table)
+        for name, metric in evaluation.metrics.items():
             self.log(f"{stage}/{name}", metric, batch_size=len(batch["prompt"]), prog_bar=name == "em")
 
     # ---------------------------------------------------------------- what callbacks and the trainer ask for
@@ -291,15 +302,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
     def on_fit_start(self) -> None:
         without_cudnn_attention()
         self.stopping_reason_message = None
-        precision = self.trainer.precision
-        remedy = "its loss scaler would have to see gradients before they are clipped and checked: use bf16-mixed"
-        require(precision != "16-mixed", "trainer.precision", precision, remedy)
-        for name, parameters in self.model.parameter_groups().items():
-            found = {str(one.dtype) for one in parameters if one.dtype not in (torch.float32, torch.float64)}
-            remedy = (
-                "small steps are lost in it: load the model in torch.float32; trainer.precision=bf16-mixed saves time"
-            )
-            require(not found, name, ", ".join(found), remedy)
+        require_precision(self.trainer.precision, self.model.parameter_groups())
         seed_each_rank()  # each rank draws its own responses
         if task := getattr(getattr(self.trainer, "datamodule", None), "task", None):
             require_fit(self.tokenizer, task, context_length(self.model.policy), self.sampling.max_new_tokens)
@@ -340,20 +343,3 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         factor = partial(rate_factor, of=self.trainer.max_epochs or 0, warmup=ppo.warmup, schedule=ppo.schedule)
         return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, factor)}
-
-
-def decode(tokenizer: PreTrainedTokenizerBase, sequences: Sequences) -> list[str]:
-    """The responses as texts, without special tokens."""
-    real = [ids[mask] for ids, mask in zip(sequences.response_ids, sequences.response_mask, strict=True)]
-    return tokenizer.batch_decode(real, skip_special_tokens=True)
-
-
-def _repeat(batch: Columns, times: int) -> Columns:
-    """Each row ``times`` times in a row."""
-    return {key: [value for value in values for _ in range(times)] for key, values in batch.items()}
-
-
-def _arguments(columns: Columns, completions: list[str]) -> dict[str, list[Any]]:
-    """Columns and completions under the names that rewards and checks take."""
-    others = {key: values for key, values in columns.items() if key != "prompt"}
-    return {"prompts": columns["prompt"], "completions": completions, **others}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,8 @@ class PPOOptions:
 
     Args:
         samples_per_prompt: responses drawn for each prompt of the iteration's batch.
+        unfinished_reward: what an unfinished response earns at most: the smaller of this and what the reward gave. At
+            the reward of a wrong answer, or below, not to end pays nowhere.
         inner_epochs: passes over the surviving episodes.
         minibatch_size: episodes an optimizer step, on each rank.
         micro_batch_size: episodes in one forward and backward; bounds memory, changes no result.
@@ -42,6 +45,7 @@ class PPOOptions:
     """
 
     samples_per_prompt: int = 8
+    unfinished_reward: float = 0.0
     inner_epochs: int = 2
     minibatch_size: int = 64
     micro_batch_size: int = 64
@@ -92,6 +96,8 @@ class PPOOptions:
             self.value_clip,
             "use a number above 0, or null",
         )
+        known = self.unfinished_reward > -math.inf  # false for NaN, too
+        require(known, "ppo.unfinished_reward", self.unfinished_reward, "use a number, or .inf for no ceiling")
         grouped = self.advantage != "gae"
         require(
             not grouped or self.samples_per_prompt > 1,

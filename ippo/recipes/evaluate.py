@@ -58,7 +58,10 @@ def evaluate(recipe: Recipe, arguments: Sequence[str]) -> None:
         directory = run / "evaluation"
     results = judge(options, checkpoint, recipe.tasks, Path(options.output or directory))
     print_scores({"": results["scores"]}, console)
-    console.print(f"Responses without an answer that can be read: {results['no_answer']:.1%}.")
+    console.print(
+        f"Responses without an answer that can be read: {results['no_answer']:.1%}. Unfinished, and so wrong: "
+        f"{results['unfinished']:.1%}."
+    )
     console.print(f"All answers: {results['answers']}")
 
 
@@ -100,6 +103,7 @@ def judge(options: Namespace, checkpoint: Path | None, tasks: Sequence[str], dir
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "scores": scores(tested, options.evaluation.samples, len(task.test)),
         "no_answer": answers.table["answer"].count(None) / len(answers.table["answer"]),
+        "unfinished": answers.table["finished"].count(False) / len(answers.table["finished"]),
         "answers": str(answers.path),
         "seed": options.seed_everything,
         "versions": versions(),

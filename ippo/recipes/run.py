@@ -207,6 +207,7 @@ def build_module(models: ActorCritic, tokenizer: PreTrainedTokenizerBase, task: 
         options.sampling,
         options.evaluation,
         equal=task.equal,
+        reward_weights=task.reward_weights,
     )
 
 

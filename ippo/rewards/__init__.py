@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from ippo.rewards.answers import final_answer, is_correct, numeric_reward, same_number
 from ippo.rewards.arithmetic import Equation, equations, sound
 from ippo.rewards.boxes import boxed_answer
 from ippo.rewards.choices import chosen
 from ippo.rewards.formats import CHOICES, LATEX, MEASURES, NUMBERS, AnswerFormat
+from ippo.rewards.functions import Earned, RewardFunction, Rewards
 from ippo.rewards.latex import latex_equal
 from ippo.rewards.steps import CHAIN_CLASSES, ChainClass, Step, classify_chain, classify_solution, parse_step
-from ippo.rewards.verifier import ErrsOn, NoisyVerifier, WeightedSum
-
-RewardFunction = Callable[..., Sequence[float]]
-"""``reward(prompts, completions, **columns) -> list[float]``, the signature known from TRL's GRPO."""
+from ippo.rewards.verdicts import Check, Judge, Verdicts
+from ippo.rewards.verifier import ErrsOn, NoisyVerifier
 
 __all__ = [
     "AnswerFormat",
     "CHAIN_CLASSES",
     "CHOICES",
     "ChainClass",
+    "Check",
+    "Earned",
     "Equation",
     "ErrsOn",
+    "Judge",
     "LATEX",
     "MEASURES",
     "NUMBERS",
     "NoisyVerifier",
     "RewardFunction",
+    "Rewards",
     "Step",
-    "WeightedSum",
+    "Verdicts",
     "boxed_answer",
     "chosen",
     "classify_chain",

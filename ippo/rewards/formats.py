@@ -50,9 +50,11 @@ class AnswerFormat:
             "chain": [classify_solution(text, verdict, answer) for text, verdict, answer in each],
         }
 
-    def equal(self, answer: str, other: str) -> bool:
-        """Whether two answers are one vote; what cannot be told is two."""
-        return self.compare(answer, other) is True
+    def equal(self, answer: str, other: str, **columns: Any) -> bool:
+        """Whether two answers to one row are one vote, within the row's tolerance if it has one; what cannot be told
+        is two."""
+        more = [columns[name] for name in self.extras] if columns else []
+        return self.compare(answer, other, *more) is True
 
     def _answers(self, completions: Sequence[str], columns: dict[str, Sequence[Any]]) -> list[str | None]:
         known = [columns.get(name, [None] * len(completions)) for name in self.reads]

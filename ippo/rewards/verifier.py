@@ -1,13 +1,14 @@
-"""Rewards made of rewards: a verifier that errs at a known rate, and a weighted sum of several."""
+"""A verifier that errs at a known rate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
 from ippo.errors import require
+from ippo.rewards.functions import RewardFunction, Rewards
 
 ErrsOn = Literal["both", "right", "wrong"]
 """Which answers a verifier errs on: all; only right ones, which it then misses; only wrong ones, which it lets by."""
@@ -19,7 +20,7 @@ class NoisyVerifier:
     The flips come from torch's global generator, so a seeded run repeats and a resumed run goes on with the same ones.
 
     Args:
-        reward: the exact reward; must return 0.0 or 1.0.
+        reward: the exact reward; must return 0 or 1, or None where it does not apply.
         error_rate: probability, in [0, 1], that the reward of an answer it errs on is flipped.
         errs_on: ``"both"`` right and wrong answers, or one of them alone.
 
@@ -34,39 +35,20 @@ class NoisyVerifier:
         [1.0, 1.0]
     """
 
-    def __init__(self, reward: Callable[..., Sequence[float]], error_rate: float, errs_on: ErrsOn = "both") -> None:
+    def __init__(self, reward: RewardFunction, error_rate: float, errs_on: ErrsOn = "both") -> None:
         require(0.0 <= error_rate <= 1.0, "verifier_error", error_rate, "use a share between 0 and 1")
         require(errs_on in ("both", "right", "wrong"), "verifier_errs_on", errs_on, "use both, right or wrong")
-        self.reward, self.error_rate = reward, error_rate
+        self.rewards, self.error_rate = Rewards(reward), error_rate
         self._spared = {"both": None, "right": 0.0, "wrong": 1.0}[errs_on]
 
-    def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[object]) -> list[float]:
-        exact = self.reward(prompts, completions, **columns)
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[object]
+    ) -> list[float | None]:
+        exact = self.rewards(prompts, completions, **columns).total
+        others = [value for value in exact if value not in (0.0, 1.0, None)]
+        require(not others, f"reward {self.rewards.names[0]}", others[:1], "a verifier that errs flips 0 and 1 alone")
         flips = (torch.rand(len(exact)) < self.error_rate).tolist()
         return [
-            1.0 - value if flip and value != self._spared else value for value, flip in zip(exact, flips, strict=True)
+            1.0 - value if flip and value not in (self._spared, None) else value
+            for value, flip in zip(exact, flips, strict=True)
         ]
-
-
-class WeightedSum:
-    """Several rewards as one: the sum of ``weight * reward`` an episode.
-
-    Example:
-        >>> right = lambda prompts, completions, **columns: [1.0]
-        >>> short = lambda prompts, completions, **columns: [float(len(text) < 5) for text in completions]
-        >>> WeightedSum([right, short], [1.0, 0.5])(["p"], ["#### 4"])
-        [1.0]
-    """
-
-    def __init__(self, rewards: Sequence[Callable[..., Sequence[float]]], weights: Sequence[float]) -> None:
-        require(
-            len(rewards) == len(weights) > 0,
-            "weights",
-            list(weights),
-            f"give one weight for each of {len(rewards)} rewards",
-        )
-        self.rewards, self.weights = list(rewards), list(weights)
-
-    def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[object]) -> list[float]:
-        each = [reward(prompts, completions, **columns) for reward in self.rewards]
-        return [sum(w * r for w, r in zip(self.weights, row, strict=True)) for row in zip(*each, strict=True)]

@@ -17,8 +17,8 @@ from ippo.errors import UsageError
 from ippo.files import whole
 from ippo.rollout.sequences import Sequences, axis_field
 
-_TYPES = {**dict.fromkeys(("score", "reward", "weight"), pyarrow.float64()), "faithful": pyarrow.bool_()}
-_OWN = ("prompt", "response", "reward", "weight", "kept", "reason")
+_NUMBERS = ("score", "reward", "weight")  # and what begins like them: of further filters, and of several rewards
+_OWN = ("prompt", "response", "reward", "finished", "weight", "kept", "reason")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Episodes(Sequences):
 
     Args:
         prompts, responses: the texts, without special tokens.
-        rewards: [n] what the reward function gave, before any KL penalty.
+        rewards: [n] what was earned, before any KL penalty.
         groups: [n] integers, equal for the samples of one prompt.
         finished: [n] bool, whether the response ended by itself.
         old_logprobs, reference_logprobs: [n, t] log-probabilities under the policy that sampled, and before PPO.
@@ -90,7 +90,7 @@ class Episodes(Sequences):
     def with_extras(self, **extras: Sequence[Any]) -> Episodes:
         """The same episodes with further columns, each with one plain value an episode."""
         for key, values in extras.items():
-            if len(values) != len(self) or key in _OWN[:5]:
+            if len(values) != len(self) or key in _OWN[:6]:
                 raise ValueError(
                     f"note {key!r} needs a free name and {len(self)} values, one an episode, but has {len(values)}"
                 )
@@ -125,6 +125,7 @@ class Episodes(Sequences):
             "prompt": [text for part in parts for text in part.prompts],
             "response": [text for part in parts for text in part.responses],
             "reward": [value for part in parts for value in part.rewards.tolist()],
+            "finished": [value for part in parts for value in part.finished.tolist()],
         }
         for name in names:
             table[name] = [value for part in parts for value in part.extras.get(name, [None] * len(part))]
@@ -140,7 +141,7 @@ class Episodes(Sequences):
         """
         parts = (self, *self.dropped)
         table = self.records()
-        del table["prompt"], table["response"], table["reward"]
+        del table["prompt"], table["response"], table["reward"], table["finished"]
         for field in dataclasses.fields(self):
             if (axis := field.metadata.get("axis")) and getattr(self, field.name) is not None:
                 table[field.name] = [row for part in parts for row in _unpadded(getattr(part, field.name), part, axis)]
@@ -174,7 +175,8 @@ def write_parquet(table: Mapping[str, Sequence[Any]], path: Path | str) -> None:
     content = pyarrow.table(dict(table))
     for place, field in enumerate(content.schema):
         if pyarrow.types.is_null(field.type):  # a column without any value must still have the type it has elsewhere
-            kind = _TYPES.get(field.name, pyarrow.string())
+            kind = pyarrow.float64() if field.name.startswith(_NUMBERS) else pyarrow.string()
+            kind = pyarrow.bool_() if field.name == "faithful" else kind
             content = content.set_column(place, field.name, content.column(place).cast(kind))
     with whole(path) as unfinished:
         parquet.write_table(content, unfinished)

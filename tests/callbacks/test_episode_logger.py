@@ -23,6 +23,8 @@ COLUMNS = {
     "prompt",
     "response",
     "reward",
+    "finished",
+    "reward_raw",
     "answer",
     "correct",
     "chain",
@@ -81,13 +83,15 @@ class TestFiles:
         self, tmp_path: Path, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:
         module = make_module(samples_per_prompt=2)
-        module.check = lambda completions, **_: {  # type: ignore[misc]
+        module.judge.check = lambda completions, **_: {  # type: ignore[misc]
             "answer": completions,
             "correct": [True] * len(completions),
             "chain": ["unverifiable"] * len(completions),
         }
         make_trainer(EpisodeLogger(tmp_path / "here")).fit(module, data)
-        assert read(tmp_path / "here")["faithful"] == [None] * 4
+        table = read(tmp_path / "here")
+        assert table["faithful"] == [None if finished else False for finished in table["finished"]]
+        assert None in table["faithful"]
 
     def test_have_the_same_columns_without_a_filter(
         self, tmp_path: Path, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
@@ -102,7 +106,7 @@ class TestFiles:
     ) -> None:
         answers = iter([[None, None], ["3", None]])
         module = make_module(samples_per_prompt=1)
-        module.check = lambda **_: {"answer": next(answers), "correct": [False] * 2, "chain": ["wrong"] * 2}
+        module.judge.check = lambda **_: {"answer": next(answers), "correct": [False] * 2, "chain": ["wrong"] * 2}
         make_trainer(EpisodeLogger(tmp_path), max_epochs=2).fit(module, data)
         assert read(tmp_path)["answer"] == [None, None, "3", None]
 

@@ -329,7 +329,7 @@ class TestCurves:
         callback = given([3.0, -1.0, NAN, 1.0])
         module = make_module(samples_per_prompt=2)
         chains = ["faithful", "wrong", "faithful", "shortcut"]
-        module.check = lambda **_: {"answer": [None] * 4, "correct": [True] * 4, "chain": chains}
+        module.judge.check = lambda **_: {"answer": [None] * 4, "correct": [True] * 4, "chain": chains}
         make_trainer(callback, recorder).fit(module, data)
         curves = {name: value for name, value in recorder.curves[0].items() if name.startswith("influence/")}
         assert 0 < curves.pop("influence/cost") < 1

@@ -108,7 +108,7 @@ def train(
     ) -> dict[str, Any]:
         torch.manual_seed(0)
         module, recorder = make_module(engine=ByPrompt(tokenizer), **{**OPTIONS, **options}), Recorder()
-        module.check = classes
+        module.judge.check = classes
         data = PromptDataModule(task, PromptOptions(PROMPTS, evaluation_batch_size=2))
         trainer = make_trainer(
             *callbacks,

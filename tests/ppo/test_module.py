@@ -37,6 +37,7 @@ NAN = float("nan")
 
 TAGS = {
     "reward/mean",
+    "reward/raw",
     "reward/unfinished",
     "reward/length",
     "accuracy/em",
@@ -82,7 +83,13 @@ class TestRollOut:
             task.check([prompt], [text], answer=[batch["answer"][group]], steps=[batch["steps"][group]])
             for prompt, text, group in zip(rollout.prompts, rollout.responses, rollout.groups.tolist(), strict=True)
         ]
-        assert rollout.extras == {key: [one[key][0] for one in truth] for key in ("answer", "correct", "chain")}
+        finished = rollout.finished.tolist()
+        assert rollout.extras["answer"] == [one["answer"][0] for one in truth]
+        assert rollout.extras["correct"] == [
+            one["correct"][0] and done for one, done in zip(truth, finished, strict=True)
+        ]
+        chains = [one["chain"][0] if done else "wrong" for one, done in zip(truth, finished, strict=True)]
+        assert rollout.extras["chain"] == chains
 
     def test_unfinished_responses_earn_nothing(self, make_module: MakeModule, batch: Columns) -> None:
         def praise(prompts: Sequence[str], completions: Sequence[str], **_: object) -> list[float]:
@@ -605,6 +612,7 @@ class TestEvaluation:
             "test/pass@k": pytest.approx(3 / 6),
             "test/false_positive": pytest.approx(2 / 5),
             "test/unverifiable": 0.0,
+            "test/unfinished": 0.0,
         }
 
     def test_how_often_it_judges_changes_nothing_that_is_learned(

@@ -51,7 +51,7 @@ def test_a_checkpoint_scores_what_its_run_reported(run: Path, place: str, tmp_pa
     assert found["scores"] == json.loads((run / "summary.json").read_text())["trained"]
     assert found["checkpoint"] == str(run / "checkpoints" / "iteration-00000.ckpt")
     table = parquet.read_table(tmp_path / "answers.parquet").to_pydict()
-    assert list(table) == ["prompt", "gold", "response", "answer", "correct", "chain"]
+    assert list(table) == ["prompt", "gold", "response", "finished", "answer", "correct", "chain"]
     assert len(table["prompt"]) == 4 * 3
     assert sum(table["correct"]) / 12 == pytest.approx(found["scores"]["em"])
     assert [chain != "wrong" for chain in table["chain"]] == table["correct"]

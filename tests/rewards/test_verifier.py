@@ -7,17 +7,13 @@ import pytest
 import torch
 
 from ippo.errors import UsageError
-from ippo.rewards import ErrsOn, NoisyVerifier, WeightedSum, numeric_reward
+from ippo.rewards import ErrsOn, NoisyVerifier, numeric_reward
 
 COUNT = 20_000
 
 
 def alternating(prompts: Sequence[str], completions: Sequence[str], **_: object) -> list[float]:
     return [float(place % 2) for place in range(len(completions))]
-
-
-def length(prompts: Sequence[str], completions: Sequence[str], **_: object) -> list[float]:
-    return [float(len(text)) for text in completions]
 
 
 class TestNoisyVerifier:
@@ -62,17 +58,9 @@ class TestNoisyVerifier:
         with pytest.raises(UsageError, match="verifier_error = "):
             NoisyVerifier(alternating, rate)
 
+    def test_leaves_out_what_its_reward_leaves_out(self) -> None:
+        assert NoisyVerifier(lambda completions, **_: [None, 1.0], 1.0)(["", ""], ["", ""]) == [None, 0.0]
 
-class TestWeightedSum:
-    def test_sums_each_episode_by_itself(self) -> None:
-        both = WeightedSum([alternating, length], [10.0, -0.5])
-        assert both([""] * 3, ["a", "bb", ""]) == [-0.5, 9.0, 0.0]
-
-    def test_columns_reach_every_reward(self) -> None:
-        both = WeightedSum([numeric_reward, numeric_reward], [1.0, 2.0])
-        assert both(["p", "p"], ["#### 4", "#### 5"], answer=["4", "4"]) == [3.0, 0.0]
-
-    @pytest.mark.parametrize(("count", "weights"), [(2, [1.0]), (1, [1.0, 2.0]), (0, [])])
-    def test_refuses_a_reward_without_its_weight(self, count: int, weights: list[float]) -> None:
-        with pytest.raises(UsageError, match="give one weight for each"):
-            WeightedSum([length] * count, weights)
+    def test_refuses_to_flip_what_is_neither_0_nor_1(self) -> None:
+        with pytest.raises(UsageError, match="a verifier that errs flips 0 and 1 alone"):
+            NoisyVerifier(lambda completions, **_: [-1.0, 1.0], 0.5)(["", ""], ["", ""])

@@ -175,6 +175,7 @@ def test_records_hold_survivors_first_and_then_the_dropped() -> None:
         "prompt": ["prompt 0", "prompt 3", "prompt 2", "prompt 1"],
         "response": ["response 0", "response 3", "response 2", "response 1"],
         "reward": [0.0, 3.0, 2.0, 1.0],
+        "finished": [True, False, True, False],
         "answer": ["0", "3", "2", None],
         "score": [0.5, 1.5, None, -0.5],
         "weight": [0.5, 1.5, 0.0, 0.0],

@@ -20,6 +20,7 @@ from ippo.influence.jvp import derivative
 from ippo.influence.layer_formulas import Arguments, LayerFormula, ScaleFormula, find_layer_formulas, row_dots
 from ippo.influence.parameters import trainable
 from ippo.influence.precision import WatchPrecision, half_of
+from ippo.modes import evaluation_mode
 
 PROBED_FIRST, PROBED_EVERY = 4, 16
 """Rows are probed in so many first passes, then in one of so many, and wherever a pass looks unlike those before it."""
@@ -160,7 +161,7 @@ def _trial(module: nn.Module, losses: Callable[[], Tensor], trust: _Trust) -> bo
 def _plain_gradients(module: nn.Module, values: Callable[[], Tensor], factors: Tensor) -> dict[str, Tensor]:
     """Of the sum of the values times their factors, without the parameters that they do not read."""
     parameters = trainable(module)
-    with torch.enable_grad():
+    with torch.enable_grad(), evaluation_mode(module, checkpointing=True):
         found = values()
         if not found.requires_grad:
             return {}

@@ -7,11 +7,11 @@ refused by name, as a layer is whose rows are not the episodes.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from ippo.errors import UsageError
 from ippo.influence.inputs import check_losses
 from ippo.influence.layer_formulas import Arguments, LayerFormula, find_layer_formulas, why_not
+from ippo.influence.recompute import checkpointed_layers, recomputing
 from ippo.influence.row_probe import RowProbe
 
 ROWS_ARE_NOT_EPISODES = "the rows that its hooks see are not the episodes"
@@ -79,14 +80,11 @@ def hooked_backward(
             finds rows that are not the episodes.
     """
     watch = _HookedPass(find_layer_formulas(module, scales), on_gradient)
-    with torch.enable_grad(), watch.hooks():
+    with torch.enable_grad(), watch.hooks(), recomputing(checkpointed_layers(module), watch):
         values = losses()
         check_losses(values)
         watch.check_rows(len(values))
-        leaves, operations = _walk(values)
-        for leaf in leaves:
-            if leaf in watch.names:
-                raise UncoveredLayerError(watch.names[leaf], "it is used outside the forward of the layer that owns it")
+        leaves, operations = watch.begins_with([values])
         if leaves:  # else no loss depends on a trainable parameter
             if doubts is not None and len(values) > 1 and doubts(watch.trace(operations, len(values))):
                 watch.probe = RowProbe(values)
@@ -111,6 +109,34 @@ class _HookedPass:
         self.paused = False
         self.probe: RowProbe | None = None
         self.probing = False  # in the second backward, that of the probe
+        self.sketches: defaultdict[LayerFormula, deque[Tensor]] = defaultdict(deque)  # of the first one's gradients
+        self.run: Literal["only", "ahead", "again"] = "only"  # of a layer whose activations are checkpointed: which
+
+    @contextmanager
+    def during(self, run: Literal["ahead", "again"]) -> Iterator[None]:
+        """See :class:`ippo.influence.recompute.Pass`: the first run is counted, the second one is shown."""
+        before, self.run = self.run, run
+        try:
+            yield
+        finally:
+            self.run = before
+
+    def owns(self, layer: nn.Module) -> bool:
+        """Whether anything inside a layer is watched."""
+        inside = set(layer.modules())
+        return any(formula.module in inside for formula in self.own)
+
+    def begins_with(self, outputs: list[Tensor]) -> tuple[list[Tensor], Counter[str]]:
+        """The leaves and the operations of the graph of ``outputs``.
+
+        Raises:
+            UncoveredLayerError: if a watched parameter is one of the leaves.
+        """
+        leaves, operations = _walk(outputs)
+        for leaf in leaves:
+            if leaf in self.names:
+                raise UncoveredLayerError(self.names[leaf], "it is used outside the forward of the layer that owns it")
+        return leaves, operations
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -149,19 +175,23 @@ class _HookedPass:
     def _after(self, formula: LayerFormula, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if self.paused:
             return None
+        if self.run == "ahead" or (torch.is_grad_enabled() and self.run == "only"):
+            self._count(formula, output)
         tapped = self._tap(formula, args, kwargs, output) if torch.is_grad_enabled() else None
         for parameter in self.own[formula]:
             self.running[parameter] -= 1
             parameter.requires_grad_(not self.running[parameter])
         return tapped
 
-    def _tap(self, formula: LayerFormula, args: Any, kwargs: Any, output: Any) -> Tensor:
-        """Keep the inputs until the output's gradient arrives, then hand over both."""
+    def _count(self, formula: LayerFormula, output: Any) -> None:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             found = str(output.dtype) if isinstance(output, Tensor) else type(output).__name__
             raise UncoveredLayerError(formula.name, f"it returns a {found}, not a tensor of floating-point numbers")
         formula.runs += 1
         self.outputs.append((formula, output.shape))
+
+    def _tap(self, formula: LayerFormula, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+        """Keep the inputs until the output's gradient arrives, then hand over both."""
         if not output.requires_grad:  # the first layer there: its output becomes a leaf of the graph
             output = output.detach().requires_grad_().clone()  # a leaf itself may not be written over
         versions: list[tuple[Tensor, int]] = []
@@ -174,15 +204,14 @@ class _HookedPass:
 
         kept: list[Arguments] = [(tuple(map(keep, args)), {name: keep(value) for name, value in kwargs.items()})]
 
-        sketches: list[Tensor] = []  # of the output's gradient, where it is to be probed
-
         def receive(gradient: Tensor) -> None:
             if self.probing:
-                if sketches and not self.probe.agrees(gradient, sketches.pop()):  # type: ignore[union-attr]
+                waiting = self.sketches[formula]  # gradients arrive in the same order again
+                if waiting and not self.probe.agrees(gradient, waiting.popleft()):  # type: ignore[union-attr]
                     raise UncoveredLayerError(formula.name, ROWS_ARE_NOT_EPISODES)
                 return
             if self.probe is not None:
-                sketches.append(self.probe.sketch(gradient))
+                self.sketches[formula].append(self.probe.sketch(gradient))
             if any(tensor._version != version for tensor, version in versions):
                 raise UncoveredLayerError(formula.name, "its input is written over in place")
             versions.clear()
@@ -197,11 +226,11 @@ class _HookedPass:
         return output
 
 
-def _walk(values: Tensor) -> tuple[list[Tensor], Counter[str]]:
+def _walk(outputs: list[Tensor]) -> tuple[list[Tensor], Counter[str]]:
     """The tensors that a graph begins with, and how often each operation is in it."""
     leaves: list[Tensor] = []
     operations: Counter[str] = Counter()
-    nodes = [values.grad_fn] if values.grad_fn is not None else []
+    nodes = [output.grad_fn for output in outputs if output.grad_fn is not None]
     seen = set(nodes)
     while nodes:
         node = nodes.pop()

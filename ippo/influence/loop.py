@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ippo.influence.direction import Losses
 from ippo.influence.inputs import check_losses
 from ippo.influence.parameters import trainable
+from ippo.modes import evaluation_mode
 
 
 def episode_gradients(module: nn.Module, values: Tensor) -> Iterator[dict[str, Tensor]]:
@@ -38,7 +39,7 @@ def loop_scores_and_norms(
     module: nn.Module, losses: Losses, batch: Any, direction: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """[n] scores and [n] squared lengths of the gradients."""
-    with torch.enable_grad():
+    with torch.enable_grad(), evaluation_mode(module, checkpointing=True):
         values = losses(module, batch)
         check_losses(values)
         scores, squares = torch.zeros(2, len(values), device=values.device)

@@ -126,6 +126,6 @@ def test_scoring_by_hooks_holds_one_layers_activations_at_a_time() -> None:
     for checkpointing in (False, True):
         module = model(12, checkpointing, hidden_size=32, intermediate_size=96)
         scorer, along = ExactScorer("ghost"), direction(module)
-        scorer.score(module, causal_lm_losses, [batch], along)  # the trial is over
+        scorer.score(module, causal_lm_losses, [batch] * 5, along)  # the trial is over, and the first probes are
         taken.append(peak(lambda: scorer.score(module, causal_lm_losses, [batch], along)))  # noqa: B023
     assert taken[1] < taken[0] / 4

@@ -10,12 +10,11 @@ import torch
 from jsonargparse import Namespace
 
 from ippo.data import Task
-from ippo.models import build_models
 from ippo.models.attention import without_cudnn_attention
 from ippo.ppo.module import PPOModule
 from ippo.recipes import commonsense, math, physics
 from ippo.recipes.memory import estimate, longest_prompt
-from ippo.recipes.run import build_module, is_mixed, load, start_policy
+from ippo.recipes.run import build_module, is_mixed, load, models_of, start_policy
 from ippo.recipes.warm_start import kept_at
 
 TASKS = (*math.RECIPE.tasks, *physics.RECIPE.tasks, *commonsense.RECIPE.tasks)
@@ -48,7 +47,7 @@ def load_examined(options: Namespace, say: Callable[[str], None]) -> tuple[Task,
     say(warm_start_line(steps, whole))
 
     L.seed_everything(seed, verbose=False)
-    models = build_models(options.layout, policy, options.models, options.lora)
+    models = models_of(options, policy)
     module = build_module(models, tokenizer, task, options)
     gpu = options.trainer.accelerator != "cpu" and torch.cuda.is_available()
     return task, module.to("cuda" if gpu else "cpu").eval(), needed

@@ -74,15 +74,15 @@ class Layout(OwnAttributeErrors, nn.Module):
 
     Args:
         policy: the causal language model that is trained.
-        value: the critic's own parameters.
-        reference: the policy as it was before PPO.
+        value: the critic's own parameters; None where nothing asks for values.
+        reference: the policy as it was before PPO; None where nothing is held against it.
     """
 
-    def __init__(self, policy: PreTrainedModel, value: nn.Module, reference: PreTrainedModel) -> None:
+    def __init__(self, policy: PreTrainedModel, value: nn.Module | None, reference: PreTrainedModel | None) -> None:
         super().__init__()
         self.policy: Any = policy
         self.value = value
-        self.reference = reference.requires_grad_(False)
+        self.reference = reference if reference is None else reference.requires_grad_(False)
         frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
         self._left_out = {key for key in self.state_dict() if key in frozen or key.startswith("reference.")}
         self.register_state_dict_post_hook(_leave_out)
@@ -90,6 +90,7 @@ class Layout(OwnAttributeErrors, nn.Module):
 
     def values(self, sequences: Sequences) -> Tensor:
         """[n, t] value of the state before each response token."""
+        assert self.value is not None
         return self.value(sequences)
 
     @torch.no_grad()
@@ -99,14 +100,18 @@ class Layout(OwnAttributeErrors, nn.Module):
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters under ``"policy"`` and ``"value"``."""
-        return {name: [p for p in getattr(self, name).parameters() if p.requires_grad] for name in ("policy", "value")}
+        held = {"policy": self.policy, "value": self.value}
+        parameters = {name: [] if model is None else model.parameters() for name, model in held.items()}
+        return {name: [one for one in found if one.requires_grad] for name, found in parameters.items()}
 
     def train(self: Self, mode: bool = True) -> Self:
         """As in torch, but the reference never leaves evaluation mode, and layers that checkpoint their activations
         never leave training mode, the only one in which Hugging Face's do so; what they hold, dropout too, obeys."""
         super().train(mode)
-        self.reference.eval()
-        for part in (*self.policy.modules(), *self.value.modules()):
+        if self.reference is not None:
+            self.reference.eval()
+        trained = [part for model in (self.policy, self.value) if model is not None for part in model.modules()]
+        for part in trained:
             if isinstance(part, GradientCheckpointingLayer):
                 part.training = mode or part.gradient_checkpointing
         return self
@@ -124,12 +129,14 @@ class SeparateModels(Layout):
 
     Args:
         policy: a causal language model, usually after its supervised warm start.
+        critic: whether there is one; without it, only PPO options that use no values will do.
+        reference: whether there is one; without it, only those without a KL penalty.
     """
 
-    def __init__(self, policy: PreTrainedModel) -> None:
+    def __init__(self, policy: PreTrainedModel, critic: bool = True, reference: bool = True) -> None:
         require_language_model(policy)
-        value = ValueModel(copy.deepcopy(trunk_of(policy)), state_size(policy))
-        super().__init__(policy, value, copy.deepcopy(policy))
+        value = ValueModel(copy.deepcopy(trunk_of(policy)), state_size(policy)) if critic else None
+        super().__init__(policy, value, copy.deepcopy(policy) if reference else None)
 
 
 def _leave_out(module: Layout, state: dict[str, Tensor], prefix: str, metadata: Mapping[str, Any]) -> None:

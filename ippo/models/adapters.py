@@ -59,11 +59,12 @@ class LoraModels(Layout):
     Args:
         policy: the base, usually after its supervised warm start; it is frozen, and is the reference from now on.
         lora: see :class:`LoraOptions`.
+        critic: see :class:`ippo.models.SeparateModels`. The reference takes no memory of its own.
     """
 
-    def __init__(self, policy: PreTrainedModel, lora: LoraOptions = LoraOptions()) -> None:
+    def __init__(self, policy: PreTrainedModel, lora: LoraOptions = LoraOptions(), critic: bool = True) -> None:
         require_language_model(policy)
-        value = ValueModel(with_adapter(trunk_of(policy), lora), state_size(policy))
+        value = ValueModel(with_adapter(trunk_of(policy), lora), state_size(policy)) if critic else None
         super().__init__(with_adapter(policy, lora), value, policy)
 
     def merge_and_save(self, folder: Path | str, tokenizer: PreTrainedTokenizerBase) -> None:

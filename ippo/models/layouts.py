@@ -62,6 +62,8 @@ def build_models(
     policy: PreTrainedModel,
     options: ModelOptions = ModelOptions(),
     lora: LoraOptions = LoraOptions(),
+    critic: bool = True,
+    reference: bool = True,
 ) -> Layout:
     """Policy, value and reference in the layout called ``layout``.
 
@@ -69,14 +71,17 @@ def build_models(
         layout: ``"separate"``, ``"shared"`` or ``"lora"``.
         policy: a causal language model, usually after its supervised warm start; becomes part of the layout.
         options, lora: see there.
+        critic, reference: whether there is one; what is never asked takes no memory and is in no checkpoint.
 
     Raises:
         UsageError: see :func:`prepare` and :func:`ippo.models.adapters.with_adapter`.
     """
     policy = prepare(policy, layout, options)
     if layout == "lora":
-        return LoraModels(policy, lora)
-    return SharedModels(policy, options.value_gradient) if layout == "shared" else SeparateModels(policy)
+        return LoraModels(policy, lora, critic)
+    if layout == "shared":
+        return SharedModels(policy, options.value_gradient, critic, reference)
+    return SeparateModels(policy, critic, reference)
 
 
 def _checkpoint_layers(policy: PreTrainedModel) -> None:

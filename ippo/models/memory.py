@@ -145,11 +145,18 @@ def estimate_memory(
     )
 
 
-def blueprint(policy: PreTrainedModel, layout: LayoutName, options: ModelOptions, lora: LoraOptions) -> Layout:
+def blueprint(
+    policy: PreTrainedModel,
+    layout: LayoutName,
+    options: ModelOptions,
+    lora: LoraOptions,
+    critic: bool = True,
+    reference: bool = True,
+) -> Layout:
     """The models of a layout without their numbers: shapes and types only, which take no memory."""
     with torch.device("meta"):
         empty = type(policy)(policy.config).to(policy.dtype)  # type: ignore[arg-type]
-        return build_models(layout, empty, options, lora)
+        return build_models(layout, empty, options, lora, critic, reference)
 
 
 def bytes_of(module: nn.Module) -> int:

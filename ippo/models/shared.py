@@ -26,15 +26,20 @@ class SharedModels(Layout):
         value_gradient: whether the value loss trains the trunk, too. Its gradient joins the policy's group: rate and
             clipping of the policy hold for it. Otherwise the head is all that learns to value, at the cost of a
             forward pass without a graph.
+        critic, reference: see :class:`ippo.models.SeparateModels`.
     """
 
-    def __init__(self, policy: PreTrainedModel, value_gradient: bool = False) -> None:
+    def __init__(
+        self, policy: PreTrainedModel, value_gradient: bool = False, critic: bool = True, reference: bool = True
+    ) -> None:
         require_language_model(policy)
-        super().__init__(policy, ValueHead(state_size(policy)), copy.deepcopy(policy))
+        head = ValueHead(state_size(policy)) if critic else None
+        super().__init__(policy, head, copy.deepcopy(policy) if reference else None)
         self.value_gradient = value_gradient
 
     def values(self, sequences: Sequences) -> Tensor:
         """[n, t] value of the state before each response token."""
         with torch.set_grad_enabled(self.value_gradient and torch.is_grad_enabled()):
+            assert self.value is not None
             states = states_before(trunk_of(self.policy), sequences)
         return self.value(states)

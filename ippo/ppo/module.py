@@ -295,6 +295,15 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         self.trainer.should_stop = True
 
     def setup(self, stage: str) -> None:
+        for part, asked, option in (
+            ("value", self.ppo.uses_values, "value_coef and advantage"),
+            ("reference", self.ppo.uses_reference, "kl_coef"),
+        ):
+            held = getattr(self.model, part, self) is not None
+            remedy = (
+                f"ppo.{option} ask for it: make the models with one, or use advantage=rloo, value_coef=0, kl_coef=0"
+            )
+            require(held or not asked, "model", f"{type(self.model).__name__} without a {part}", remedy)
         if not self.ppo.uses_values:
             for parameter in self.model.parameter_groups()["value"]:
                 parameter.requires_grad_(False)  # no optimizer state, and no gradient that another rank waits for

@@ -123,6 +123,11 @@ class PPOOptions:
         """Whether a critic is asked, or trained."""
         return self.advantage == "gae" or self.value_coef > 0
 
+    @property
+    def uses_reference(self) -> bool:
+        """Whether the policy is held against the one that it was before PPO."""
+        return self.kl_coef > 0
+
 
 @dataclass(frozen=True)
 class EvaluationOptions:

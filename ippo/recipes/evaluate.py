@@ -16,11 +16,10 @@ from transformers import PreTrainedModel
 from ippo.callbacks import AnswerLogger
 from ippo.data.prompts import PromptDataModule
 from ippo.errors import require
-from ippo.models import build_models
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import preset_files
 from ippo.recipes.report import print_scores, scores, versions
-from ippo.recipes.run import build_module, console, load, start_policy
+from ippo.recipes.run import build_module, console, load, models_of, start_policy
 from ippo.recipes.screen import quiet
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def judge(options: Namespace, checkpoint: Path | None, tasks: Sequence[str], dir
         policy, _ = start_policy(policy, tokenizer, task, options)
     models: Any = PolicyAlone(policy)
     if checkpoint is not None:
-        models = build_models(options.layout, policy, options.models, options.lora)
+        models = models_of(options, policy)
     module = build_module(models, tokenizer, task, options)
     answers = AnswerLogger(directory / "answers.parquet")
     own = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(directory), "callbacks": [answers]}

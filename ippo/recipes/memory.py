@@ -50,11 +50,14 @@ def give_back_freed_memory() -> None:
 def estimate(options: Namespace, policy: PreTrainedModel, prompt: int) -> MemoryEstimate:
     """The memory that the recipe's options take with this policy."""
     ppo, response = options.ppo, options.sampling.max_new_tokens
-    models = blueprint(policy, options.layout, options.models, options.lora)
+    models = blueprint(
+        policy, options.layout, options.models, options.lora, critic=ppo.uses_values, reference=ppo.uses_reference
+    )
     trained = {name: sum(p.numel() for p in group) for name, group in models.parameter_groups().items()}
     length = prompt + response
     rows = min(ppo.micro_batch_size, ppo.minibatch_size, (ppo.micro_batch_tokens or 10**12) // length)
     drawn = min(256, (options.sampling.batch_tokens or 10**12) // length)
+    one_trunk = models.value is None or (options.layout == "shared" and not options.models.value_gradient)
     return estimate_memory(
         Shape.of(policy),
         bytes_of(models),
@@ -62,7 +65,7 @@ def estimate(options: Namespace, policy: PreTrainedModel, prompt: int) -> Memory
         trained["value"],
         (max(1, rows), prompt, response),
         (max(1, drawn), prompt, response),
-        trunks=1 if options.layout == "shared" and not options.models.value_gradient else 2,
+        trunks=1 if one_trunk else 2,
         gradient_checkpointing=options.models.gradient_checkpointing,
     )
 

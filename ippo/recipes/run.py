@@ -29,6 +29,7 @@ from ippo.data.prompts import PromptDataModule
 from ippo.errors import UsageError
 from ippo.files import StorageError, whole
 from ippo.models import ActorCritic, build_models
+from ippo.models.actor_critic import Layout
 from ippo.models.configuration import context_length
 from ippo.models.layouts import prepare
 from ippo.models.loading import load_policy
@@ -114,7 +115,7 @@ def train(options: Namespace, run: RunDirectory, tasks: Sequence[str]) -> None:
     console.print("Warm start: reused." if cached else f"Warm start: {options.sft.steps} steps in {seconds:.0f} s.")
 
     L.seed_everything(seed, verbose=False)  # from here on a reused warm start and a new one draw the same numbers
-    models = build_models(options.layout, policy, options.models, options.lora)
+    models = models_of(options, policy)
     module = build_module(models, tokenizer, task, options)
     data = PromptDataModule(task, options.data, seed)
     record = RunRecord()
@@ -164,6 +165,14 @@ def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedMode
     )
     console.print(f"Policy {place}: {size:,} parameters.")
     return task, policy, tokenizer
+
+
+def models_of(options: Namespace, policy: PreTrainedModel) -> Layout:
+    """The models that the run's PPO asks for, and no others: GRPO without a KL penalty holds the policy alone."""
+    ppo = options.ppo
+    return build_models(
+        options.layout, policy, options.models, options.lora, critic=ppo.uses_values, reference=ppo.uses_reference
+    )
 
 
 def start_policy(

@@ -20,10 +20,19 @@ from ippo.data import Task
 from ippo.errors import UsageError
 from ippo.influence import ExactScorer, PositiveScore, Uniform, ValidationDirection
 from ippo.influence.parameters import scored
-from ippo.models import LayoutName, LoraOptions, ModelOptions, build_models, response_logprobs
+from ippo.models import (
+    LayoutName,
+    LoraOptions,
+    ModelOptions,
+    SeparateModels,
+    TinyOptions,
+    build_models,
+    response_logprobs,
+    tiny_llama,
+)
 from ippo.models.actor_critic import Layout
 from ippo.models.layouts import prepare
-from ippo.models.memory import bytes_of
+from ippo.models.memory import blueprint, bytes_of
 from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.rollout.sampling import Sampling
 
@@ -230,6 +239,65 @@ class TestLora:
     def test_refuses_options_out_of_range(self, option: dict[str, Any]) -> None:
         with pytest.raises(UsageError, match=rf"lora\.{next(iter(option))} = "):
             LoraOptions(**option)
+
+
+class TestWithoutCriticAndReference:
+    """GRPO without a KL penalty asks for neither, and holds the policy alone."""
+
+    @pytest.fixture
+    def policy(self, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+        return tiny_llama(tokenizer, TinyOptions(hidden_size=32, layers=2, heads=2, intermediate_size=48, context=64))
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_parameters_and_checkpoint_are_those_of_the_policy(
+        self, policy: LlamaForCausalLM, layout: LayoutName
+    ) -> None:
+        alone = bytes_of(policy)
+        models = build_models(layout, policy, lora=LORA, critic=False, reference=False).eval()
+        adapters = sum(p.numel() * p.itemsize for p in models.parameter_groups()["policy"]) if layout == "lora" else 0
+        assert bytes_of(models) == alone + adapters
+        assert (
+            bytes_of(blueprint(policy, layout, ModelOptions(), LORA, critic=False, reference=False)) == alone + adapters
+        )
+        assert models.parameter_groups()["value"] == []
+        assert all(name.startswith("policy.") for name in models.state_dict())
+
+    def test_a_run_checkpoints_the_policy_and_its_moments_and_goes_on_from_there(
+        self,
+        policy: LlamaForCausalLM,
+        task: Task,
+        tokenizer: PreTrainedTokenizerFast,
+        data: PromptDataModule,
+        make_trainer: MakeTrainer,
+        tmp_path: Path,
+    ) -> None:
+        numbers = sum(one.numel() for one in policy.parameters())
+        ppo = PPOOptions(advantage="group_relative", value_coef=0.0, kl_coef=0.0, samples_per_prompt=4, inner_epochs=1)
+        for epochs in (1, 2):
+            models = SeparateModels(copy.deepcopy(policy), critic=False, reference=False)
+            module = PPOModule(models, tokenizer, is_odd, task.check, ppo, Sampling(max_new_tokens=8))
+            trainer = make_trainer(max_epochs=epochs)
+            trainer.fit(module, data, ckpt_path=tmp_path / "last.ckpt" if epochs == 2 else None)
+            trainer.save_checkpoint(tmp_path / "last.ckpt")
+        saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        moments = [one for state in saved["optimizer_states"][0]["state"].values() for one in state.values()]
+        assert sum(one.numel() for one in moments if one.dim()) == 2 * numbers
+        assert (tmp_path / "last.ckpt").stat().st_size < 3 * 4 * numbers + 100_000
+
+    @pytest.mark.parametrize(("held", "missing"), [({"critic": False}, "value"), ({"reference": False}, "reference")])
+    def test_refuses_options_that_ask_for_what_is_not_there(
+        self,
+        policy: LlamaForCausalLM,
+        task: Task,
+        tokenizer: PreTrainedTokenizerFast,
+        data: PromptDataModule,
+        make_trainer: MakeTrainer,
+        held: dict[str, bool],
+        missing: str,
+    ) -> None:
+        module = PPOModule(SeparateModels(policy, **held), tokenizer, is_odd, task.check)
+        with pytest.raises(UsageError, match=f"SeparateModels without a {missing}'.* make the models with one"):
+            make_trainer().fit(module, data)
 
 
 class TestDtype:

@@ -27,15 +27,26 @@ from ippo.rewards import (
     equations,
     final_answer,
     is_correct,
+    notation,
     numeric_reward,
     parse_step,
 )
+
+OPTIONS = ["sky", "a bed", "sea", "(A)", ""]
 
 Parser = Callable[[str], object]
 Kind = Callable[[random.Random], str]
 
 STEPS, ANSWER = ["7+5=12", "12-3=9", "9*2=18"], "18"
 MEGABYTE = 1_000_000
+
+
+def take_apart(text: str) -> object:
+    """All that is done to a LaTeX answer before ``math_verify`` sees it."""
+    text = notation.tidy(text)
+    parts = notation.split(text, "=", r"\in"), notation.split_unit(text), notation.bracketed(text)
+    return parts, notation.listed(text), notation.is_text(text), notation.plain_text(text), notation.without_text(text)
+
 
 PARSERS: dict[str, Parser] = {
     "final_answer": final_answer,
@@ -47,7 +58,9 @@ PARSERS: dict[str, Parser] = {
     "classify_chain, right": lambda text: classify_chain(f"{text}\n#### {ANSWER}", STEPS, ANSWER),
     "check_chains": lambda text: check_chains(["?"], [text], answer=[ANSWER], steps=[STEPS]),
     "chosen": chosen,
+    "chosen of options": lambda text: chosen(text, OPTIONS),
     "boxed_answer": boxed_answer,
+    "notation": lambda text: take_apart(boxed_answer(text) or text[:512]),
     "equations": equations,
     "classify_solution": lambda text: classify_solution(text, True, ANSWER),
     "majority_vote": lambda text: majority_vote([text, text[::-1], None, text[:64], final_answer(text), text]),

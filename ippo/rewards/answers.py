@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ippo.rewards.numbers import read_number
 
 MARK = "####"
-_FIRST_LINE = re.compile(r"[^\r\n]*")
+_LONGEST = 512  # characters of a line that are looked at: what has more is no answer
 
 
 def split_answer(response: str) -> tuple[str, str] | None:
@@ -24,10 +24,14 @@ def split_answer(response: str) -> tuple[str, str] | None:
     if not mark:
         return None
     opened, earlier, heading = chain.rpartition(MARK)
-    closes_the_line = not _FIRST_LINE.match(rest)[0].strip("# \t")  # type: ignore[index]
-    if earlier and closes_the_line and heading.strip("# \t") and _FIRST_LINE.fullmatch(heading):
+    if earlier and heading.strip("# \t") and _line(heading) == heading and not _line(rest).strip("# \t"):
         return opened, heading.strip("# \t")
-    return chain, _FIRST_LINE.match(rest.lstrip())[0].rstrip()  # type: ignore[index]
+    return chain, _line(rest.lstrip()).rstrip()
+
+
+def _line(text: str) -> str:
+    """The first line of ``text``, cut at a length that no answer has."""
+    return re.split("[\r\n]", text[:_LONGEST], maxsplit=1)[0]
 
 
 def final_answer(response: str) -> str | None:

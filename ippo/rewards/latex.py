@@ -95,8 +95,8 @@ def _equal(gold: str, answer: str, terms: _Terms) -> bool | None:
 
 
 def _list(text: str) -> list[str]:
-    """What ``text`` lists; 1,250 is a number."""
-    return [text] if _value(split_unit(text)[0]) is not None else listed(text)
+    """What ``text`` lists; 1,250 is a number, also behind ``x =``."""
+    return [text] if _value(split_unit(split(text, "=")[-1])[0]) is not None else listed(text)
 
 
 def _digits_and_base(text: str) -> tuple[str, int] | None:

@@ -40,7 +40,7 @@ _WRAPPINGS = (  # the whole of what stands within
     re.compile(r"(\\\[)(.+)\\\]\.?"),
     re.compile(r"(\\(?:boxed|fbox))\s*\{(.+)\}\.?"),
 )
-_BOLD_NUMBER = re.compile(r"\*\*([^*]+)\*\*(\s[^*]*)")  # **18** apples
+_BOLD_NUMBER = re.compile(r"\*\*([^*]+)\*\*(\s(?:(?!\*\*).)*)")  # **18** apples
 _LABEL = re.compile(r"([A-Za-z][A-Za-z ]{0,40})?\s*[:=](?!=)\s*")  # Answer: 18, x = 18, = 18
 
 _WORD = r"[A-Za-z°]+(?:['’-][A-Za-z]+)*(?:\^\{-?[1-4]\}|\^-?[1-4]|[²³])?"

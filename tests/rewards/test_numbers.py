@@ -22,7 +22,8 @@ READ = {
     "-7": "-$7|$-7|-€7|-$7.00",
     "18": "**18**|*18*|`18`|__18__|**18**.|$18$|$$18$$|\\(18\\)|\\[18\\]|\\boxed{18}|$\\boxed{18}$."
     "|\\boxed {18}|\\fbox{18}"
-    "|= 18|=18|: 18|x = 18|Answer: 18|**Answer:** 18|Final answer: **18**|18 apples|18 red apples.|18 km|18km|18 km/h"
+    "|= 18|=18|: 18|x = 18|Answer: 18|**Answer:** 18|"
+    "**Answer:** 1.8*10^1|Final answer: **18**|18 apples|18 red apples.|18 km|18km|18 km/h"
     "|18 m/s^2|18 cm²|18 cm^{2}|18 \\text{ cm}|18\\text{cm}^2|18 (apples)|18-mile|18 left over|18. That is all.|18/hour"
     "|**18** apples|18 times|18 miles per hour|18th|18, as was asked|18 people's",
 }

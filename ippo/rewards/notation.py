@@ -35,7 +35,7 @@ _SPELLINGS = (
     (re.compile(r"\\(?:math|text|operator)(?:rm|bf|it|sf|normal|name)\s*(?=\{)|\\[mh]box\s*(?=\{)"), r"\\text"),
     (re.compile(r"\\text\s+\{"), r"\\text{"),
     (re.compile(r"\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}|\\degree(?![A-Za-z])"), r"^\\circ"),
-    (re.compile(r"\\(?:text\{)?percent\}?|\\text\{\s*(?:%|\\%|percent)\s*\}|\s(?:percent|per cent)$"), r"\\%"),
+    (re.compile(r"\\percent(?![A-Za-z])|\\text\{\s*(?:%|\\%|per ?cent)\s*\}|\sper ?cent$"), r"\\%"),
     (re.compile(r"\\varnothing"), r"\\emptyset"),
     (re.compile(r"\\lbrace(?![A-Za-z])\s*"), r"\\{"),
     (re.compile(r"\\rbrace(?![A-Za-z])\s*"), r"\\}"),

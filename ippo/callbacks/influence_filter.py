@@ -202,10 +202,10 @@ class InfluenceFilterCallback(L.Callback):
             self.batch_size or int(getattr(getattr(pl_module, "ppo", None), "micro_batch_size", 64)),
             self.one_pass,
             self.token_scores,
+            self.drop_tokens,
+            self.name,
         )
-        for option in ("token_scores", "drop_tokens"):
-            remedy = "it needs one_pass, ExactScorer in float32 or LookaheadScorer, a direction apart from the buffer"
-            require(not getattr(self, option) or self._scoring.in_one_pass, option, True, remedy)
+        self._scoring.begin()
         self._held_direction.check(module)
         if self.audit is not None:
             self._audit = Audit(Path(trainer.default_root_dir) / self.audit, self.name, self.row_id)

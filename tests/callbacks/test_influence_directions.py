@@ -442,13 +442,13 @@ class TestLookahead:
         assert not look.forward_mode  # plain passes, so that PPO's ratios start at 1 in any precision
         assert_same(episodes.old_logprobs * mask, by_hand.before * mask)
 
-    def test_in_half_precision_it_is_one_pass_too(
+    def test_in_half_precision_ratios_start_at_one_all_the_same(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:
+        """What the scores are there, tests/callbacks/influence/test_route.py holds against float32."""
         looks, recorder = Looks(), Recorder()
         make_trainer(keep_all(LookaheadScorer()), looks, recorder, precision="bf16-mixed").fit(make_module(), data)
-        assert looks.looks[0].logprob_jvps is not None
-        assert len(set(scores(recorder.episodes[0]).tolist())) > 1
+        assert looks.looks[0].logprobs is None
         assert recorder.curves[0]["ppo/mismatch"] == 0.0
 
     def test_with_an_entropy_bonus_it_compares_the_losses(

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,20 +14,6 @@ from ippo.influence import Direction, Scorer
 from ippo.influence.exact import token_scores_from_jvps
 from ippo.ppo.logprobs import LogprobPass
 from ippo.rollout.episodes import Episodes
-
-
-def fits_one_pass(module: Any, scorer: Scorer) -> bool:
-    """Whether the module's loss depends on its parameters through the old log-probabilities alone, and the scorer gives
-    these with their jvps.
-
-    In half precision a pass in forward mode rounds differently from a plain one, and PPO's ratios would not start at 1.
-    """
-    if not scorer.gives_jvps or not hasattr(module, "objective") or not module.objective.is_of_logprobs:
-        return False
-    if not scorer.forward_mode:
-        return True
-    first = next(module.scored_module.parameters())
-    return first.dtype == torch.float32 and not torch.is_autocast_enabled(first.device.type)
 
 
 def with_jvps(

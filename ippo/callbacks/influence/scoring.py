@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from ippo.callbacks.influence.held_direction import HeldDirection
 from ippo.callbacks.influence.one_pass import (
-    fits_one_pass,
     token_scores,
     with_jvps,
     with_token_scores,
     without_opposing_tokens,
 )
+from ippo.callbacks.influence.route import Route, choose_route
+from ippo.errors import require
 from ippo.influence import Scorer
+from ippo.influence.choice import COSTS
 from ippo.ppo.logprobs import LogprobPass
 from ippo.rollout.episodes import Episodes
 
@@ -35,6 +39,8 @@ class Scoring:
         batch_size: episodes of a buffer at a time.
         one_pass: whether a pass of PPO's own may be used.
         keep_tokens: note each token's part of the score.
+        drop_tokens: silence those that score below zero.
+        name: of the filter, in what is told.
     """
 
     module: Any
@@ -44,12 +50,41 @@ class Scoring:
     batch_size: int
     one_pass: bool
     keep_tokens: bool = False
+    drop_tokens: bool = False
+    name: str = "influence"
+    _told: set[str] = field(default_factory=set)
+
+    def begin(self) -> None:
+        """Decide which way a buffer is scored, and tell it.
+
+        Raises:
+            UsageError: if scores of tokens are asked for where there are none, or the scorer cannot score the module.
+        """
+        self.scorer.check(scored_module(self.module))
+        for option, asked in (("token_scores", self.keep_tokens), ("drop_tokens", self.drop_tokens)):
+            remedy = (
+                "it needs one_pass, ExactScorer('auto') or LookaheadScorer, and a direction apart from the buffer; "
+                f"here {self.route}"
+            )
+            require(not asked or self.route.uses_jvps, option, True, remedy)
+        if hasattr(self.module, "objective"):  # else there is one way only
+            self._tell(str(self.route))
+
+    @cached_property
+    def route(self) -> Route:
+        """Of a buffer of the module's own episodes."""
+        if self.losses is not None:
+            return Route("apart", "the losses are not the module's own")
+        if self.direction.needs_buffer:
+            return Route("apart", "the direction is made of the episodes")
+        if not self.one_pass:
+            return Route("apart", "one_pass is off")
+        return choose_route(self.module, self.scorer, self.keep_tokens or self.drop_tokens)
 
     @property
     def in_one_pass(self) -> bool:
         """Whether the scores come with the old log-probabilities."""
-        wanted = self.one_pass and self.losses is None and not self.direction.needs_buffer
-        return wanted and fits_one_pass(self.module, self.scorer)
+        return self.route.way == "one pass"
 
     def logprob_pass(self, look: LogprobPass, batch: int) -> LogprobPass:
         """Old log-probabilities with their jvps, from which :meth:`of_buffer` makes the scores."""
@@ -65,8 +100,8 @@ class Scoring:
             buffer: :class:`ippo.Episodes`, or whatever the losses take, whole or with ``chunks``.
             batch: number of the training batch.
         """
-        if isinstance(buffer, Episodes) and self.in_one_pass:
-            if buffer.logprob_jvps is None:  # another filter took the log-probability pass
+        if isinstance(buffer, Episodes) and self.route.uses_jvps:
+            if buffer.logprob_jvps is None:  # they are taken apart, or another filter took the log-probability pass
                 buffer = replace(buffer, logprob_jvps=self.logprob_pass(LogprobPass(buffer), batch).logprob_jvps)
             tokens = token_scores(self.module, buffer)
             buffer = with_token_scores(self.module, buffer, tokens) if self.keep_tokens else buffer
@@ -88,9 +123,18 @@ class Scoring:
         losses = self.losses if self.losses is not None else self.module.policy_losses
         self.scorer.observe(module, _learning_rate(self.module))
         along = self.direction.at(module, batch)
-        device = self.module.device
-        with torch.autocast(device.type, enabled=False):  # under mixed precision, too, in the parameters' own
-            return self.scorer.score(module, losses, batches, along).to(device)
+        scores = self.scorer.score(module, losses, batches, along).to(self.module.device)
+        backend, _, why = self.scorer.choice.partition(": ")
+        if backend in COSTS:
+            slow = backend == "loop" and why != "it was asked for"
+            self._tell(f"scored by {self.scorer.choice}. This takes {COSTS[backend]}", warn=slow)
+        return scores
+
+    def _tell(self, what: str, warn: bool = False) -> None:
+        """Once."""
+        if what not in self._told:
+            self._told.add(what)
+            (rank_zero_warn if warn else rank_zero_info)(f"{self.name}: {what}.")
 
 
 def scored_module(module: Any) -> Any:

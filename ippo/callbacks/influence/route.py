@@ -1,0 +1,95 @@
+"""Which way a buffer's rows come by their scores: decided once, before the first rollout, and told with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from ippo.errors import UsageError
+from ippo.influence import Scorer
+from ippo.influence.choice import why_no_forward_mode
+from ippo.influence.hook_check import MismatchError, RandomDirection
+from ippo.influence.parameters import trainable
+from ippo.influence.precision import half_of
+from ippo.rollout.sequences import Sequences
+
+Way = Literal["one pass", "jvps apart", "apart"]
+
+
+@dataclass(frozen=True)
+class Route:
+    """What was decided.
+
+    Args:
+        way: ``"one pass"``, scores by the chain rule from the jvps that the log-probability pass brings along; ``"jvps
+            apart"``, the same jvps, in float32, from a pass of their own; ``"apart"``, the scorer scores the losses.
+        why: not one pass, in one clause.
+    """
+
+    way: Way
+    why: str = ""
+
+    @property
+    def uses_jvps(self) -> bool:
+        """Whether scores follow from the log-probabilities' jvps, a token at a time."""
+        return self.way != "apart"
+
+    def __str__(self) -> str:
+        if self.way == "one pass":
+            return "scores come from the pass that takes the old log-probabilities, which they make about twice as long"
+        jvps = " for the log-probabilities' derivatives, in float32" if self.uses_jvps else ""
+        return f"scores take a pass of their own{jvps}, because {self.why}"
+
+
+def choose_route(module: Any, scorer: Scorer, tokens: bool) -> Route:
+    """For the module's own losses, along a direction that is not made of the episodes.
+
+    Differences of nearly equal numbers are noise under autocast, and a pass in forward mode rounds otherwise there than
+    a plain one, so that PPO's ratios would not start at 1. Where it is off, forward mode is tried on two tokens:
+    some operations have no derivative in it.
+
+    Args:
+        module: the LightningModule that trains.
+        scorer: computes the scores.
+        tokens: whether scores of tokens are asked for.
+    """
+    if not scorer.gives_jvps:
+        return Route("apart", "the scorer gives no derivatives of log-probabilities")
+    if not hasattr(module, "objective"):
+        return Route("apart", f"{type(module).__name__} has no objective")
+    if not module.objective.is_of_logprobs:
+        return Route("apart", "the entropy bonus depends on more than the log-probabilities")
+    if scorer.forward_mode and (half := half_of(module.scored_module)):
+        return Route("apart", f"the model is kept in {half}, in which forward mode rounds otherwise than a plain pass")
+    if scorer.forward_mode and (why := _why_no_forward_mode(module, scorer)):
+        return Route("apart", why)
+    if autocast := _autocast(module):
+        way: Way = "jvps apart" if tokens or not scorer.forward_mode else "apart"
+        return Route(way, f"training computes in {autocast}, which rounds their derivatives away")
+    return Route("one pass")
+
+
+def _autocast(module: Any) -> torch.dtype | None:
+    """What the trainer computes in, other than what the parameters are kept in."""
+    device = module.device.type
+    with module.trainer.precision_plugin.forward_context():
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def _why_no_forward_mode(module: Any, scorer: Scorer) -> str:
+    """By a trial; empty if it works."""
+    ids = torch.arange(1, 5, device=module.device).unsqueeze(0)
+    real = torch.ones(1, 2, dtype=torch.bool, device=module.device)
+    rows = Sequences(ids[:, :2], real, ids[:, 2:], real)
+    policy = module.scored_module
+    try:
+        scorer.derivatives(policy, module.objective.logprobs, [rows], RandomDirection(trainable(policy)))
+    except (UsageError, torch.OutOfMemoryError) as error:
+        if not isinstance(error, MismatchError):
+            raise
+        return why_no_forward_mode(error)
+    except Exception as error:
+        return why_no_forward_mode(error)
+    return ""

@@ -24,6 +24,7 @@ from ippo.callbacks.influence.held_direction import DirectionHost, HeldDirection
 from ippo.callbacks.influence.scoring import Scoring, scored_module
 from ippo.callbacks.influence.selecting import select_together
 from ippo.callbacks.influence.survival import SurvivalStop
+from ippo.callbacks.keep_by_gold import default_keep, gold_scorer
 from ippo.errors import require
 from ippo.influence import (
     BufferDirection,
@@ -62,7 +63,9 @@ class InfluenceFilterCallback(L.Callback):
         scorer: what computes the scores; its ``parameters`` say which parameters of the module count.
         direction: the gradient to agree with. None takes the module's gold solutions for a buffer, and for a batch
             its own mean gradient.
-        keep: which episodes stay.
+        keep: which episodes stay. None takes, of batches with gold rows of the same loss,
+            :class:`ippo.influence.LikeGold`, which drops next to nothing where nothing is wrong, and else
+            :class:`ippo.influence.PositiveScore`.
         weight: weights of those that stay; None is proportional to the score wherever weights are heard.
         min_survival: stop when a smaller share than this survives ...
         patience: ... in this many iterations in a row; of batches, in this many epochs.
@@ -81,7 +84,8 @@ class InfluenceFilterCallback(L.Callback):
             mean over all, so that the mean of weight times loss is a mean over the kept.
         every_n_batches: filter one training batch in so many; the others pass as they are.
         warmup_batches: training batches that pass before the first is filtered.
-        direction_every_n_batches: how long a computed direction is used before it is computed anew.
+        direction_every_n_batches: how long a computed direction is used, at most, before it is computed anew; it is
+            sooner where a batch opposes it on the mean, or other parameters are trained.
         direction_rows: gold rows read for a direction, each time the next ones, of other batches than tokenised
             sequences in whole batches; None for all.
         dry_run: score and log, but drop, weigh and stop nothing: what to turn on first.
@@ -142,6 +146,7 @@ class InfluenceFilterCallback(L.Callback):
         heard = unit == "buffer" or action == "weight"
         self.scorer = scorer if scorer is not None else ExactScorer()
         self.keep = keep if keep is not None else PositiveScore()
+        self._keep_by_default = keep is None
         self.weight = weight if weight is not None else Proportional() if heard else Uniform()
         self.survival = SurvivalStop(min_survival, patience, by_epoch=unit == "batch")
         self.direction, self.losses, self.one_pass = direction, losses, one_pass
@@ -190,8 +195,15 @@ class InfluenceFilterCallback(L.Callback):
         host = DirectionHost(trainer, pl_module, self.losses, self.direction_rows)
         if isinstance(direction, Direction):
             direction = direction.bind(host)
+        if self._keep_by_default:
+            self.keep = default_keep(self.unit, direction, self.losses, self.scorer)
         self._held_direction = HeldDirection(
-            direction, self.direction_every_n_batches, self.scorer.parameters, host.gold
+            direction,
+            self.direction_every_n_batches,
+            self.scorer.parameters,
+            host.gold,
+            gold_scorer(self.keep, direction, self.losses, self.scorer),
+            lambda: trainer.fit_loop.batch_idx % trainer.accumulate_grad_batches == 0,
         )
         self._held_direction.load_state_dict(self._restored)
         self._scoring = Scoring(
@@ -231,7 +243,7 @@ class InfluenceFilterCallback(L.Callback):
         buffer: Any = as_buffer(episodes)
         with self._timed(pl_module):
             buffer, scores = self._scoring.of_buffer(buffer, self.batches)
-            selection, own = select_together(scores, episodes, self.keep, self.weight)
+            selection, own = select_together(scores, episodes, self._bound_keep, self.weight)
         self._curves.rollout(pl_module, selection, self._held_direction.loss, episodes, self.batches - 1)
         self._conclude(trainer, selection, own, episodes)
         if isinstance(buffer, Episodes):
@@ -259,9 +271,11 @@ class InfluenceFilterCallback(L.Callback):
         with self._timed(pl_module):
             rows = None if self.select is not None else count_rows(batch)
             scores = self._scoring.of_batches([batch], self.batches)
+            if self._held_direction.has_turned(scores, self.batches):
+                scores = self._scoring.of_batches([batch], self.batches)
             found = f"{len(scores)} losses for a batch of {rows} rows"
             require(rows in (None, len(scores)), "losses", found, "return one loss for each row, [n]")
-            selection, own = select_together(scores, batch, self.keep, self.weight)
+            selection, own = select_together(scores, batch, self._bound_keep, self.weight)
         self._curves.batch(pl_module, selection, self._held_direction.loss, self.batches - 1)
         self._conclude(trainer, selection, own, batch)
         if self._takes_effect(selection):
@@ -298,6 +312,12 @@ class InfluenceFilterCallback(L.Callback):
         """Whether this batch, or this iteration's buffer, is filtered."""
         ready = self.batches - 1 - self.warmup_batches
         return ready >= 0 and ready % self.every_n_batches == 0
+
+    @property
+    def _bound_keep(self) -> KeepRule:
+        """The rule, which may compare with what the gold rows score along the present direction."""
+        gold_scores = self._held_direction.gold_scores
+        return self.keep if gold_scores is None else self.keep.bind(gold_scores)
 
     @contextmanager
     def _timed(self, pl_module: L.LightningModule) -> Iterator[None]:

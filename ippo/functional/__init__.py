@@ -20,6 +20,7 @@ from ippo.functional.losses import (
 from ippo.functional.schedule import rate_factor
 from ippo.functional.selection import (
     keep_but_worst_negatives,
+    keep_like_gold,
     keep_max_variance,
     keep_positive,
     keep_right_or_positive,
@@ -38,6 +39,7 @@ __all__ = [
     "gae",
     "group_relative",
     "keep_but_worst_negatives",
+    "keep_like_gold",
     "keep_max_variance",
     "keep_positive",
     "keep_right_or_positive",

@@ -17,6 +17,7 @@ from ippo.influence.keep import (
     TopFraction,
     WorstNegatives,
 )
+from ippo.influence.keep_like_gold import LikeGold
 from ippo.influence.language import causal_lm_losses
 from ippo.influence.lookahead import LookaheadScorer
 from ippo.influence.projection import RandomProjectionScorer, Sketches
@@ -32,6 +33,7 @@ __all__ = [
     "Direction",
     "ExactScorer",
     "KeepRule",
+    "LikeGold",
     "LookaheadScorer",
     "Losses",
     "MaxVariance",

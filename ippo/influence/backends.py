@@ -79,8 +79,9 @@ def fd_scores(module: nn.Module, losses: Losses, batch: Any, direction: Mapping[
 def ghost_scores_and_norms(
     module: nn.Module, losses: Losses, batch: Any, direction: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """[n] scores and [n] squared lengths of the gradients, from one backward. The largest layer's gradients of all
-    ``n`` are held at a time, so that the size of the batch bounds the memory.
+    """[n] scores and [n] squared lengths of the gradients, from one backward. A layer whose gradients are not
+    needed for their lengths forms none; of the largest other one those of all ``n`` are held at a time, so that the
+    size of the batch bounds the memory.
 
     Raises:
         UncoveredLayerError: if a layer's rows cannot be told apart; no layer is ever left out.
@@ -91,6 +92,12 @@ def ghost_scores_and_norms(
     shared: dict[str, Tensor] = {}  # gradients of parameters with several uses add up before they are squared
 
     def add(formula: LayerFormula, arguments: Arguments, b: Tensor) -> None:
+        alone = formula.runs == 1 and all(owners[name] == 1 for name in formula.names.values())
+        lengths = formula.squares(arguments, b) if alone else None
+        if lengths is not None:
+            scores.append(formula.dots(arguments, b, direction))
+            squares.append(lengths)
+            return
         gradients = formula.row_gradients(arguments, b)
         scores.append(row_dots(gradients, formula.along(direction)))
         for own, rows in gradients.items():

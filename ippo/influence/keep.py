@@ -36,6 +36,14 @@ class KeepRule(ABC):
     def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
         """[n] bool, True for episodes that stay; scores are finite."""
 
+    def bind(self, gold_scores: Tensor) -> KeepRule:
+        """This rule for rows that are scored along one direction: a rule that reads ``gold_scores`` takes them here.
+
+        Args:
+            gold_scores: [m] scores of the gold rows, each along the direction that the others make.
+        """
+        return self
+
 
 class PositiveScore(KeepRule):
     """Keep what points the way of the direction: score > 0 (I-PPO, arXiv 2604.01597).
@@ -180,6 +188,9 @@ class RandomMatched(KeepRule):
         self.within_rewards = within_rewards
         self.reads = (*self.rule.reads, *(("rewards",) if within_rewards else ()))
 
+    def bind(self, gold_scores: Tensor) -> KeepRule:
+        return RandomMatched(self.rule.bind(gold_scores), self.within_rewards)
+
     def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
         wanted = self.rule(scores, rewards, groups)
         classes = rewards if self.within_rewards else torch.zeros_like(rewards)
@@ -213,6 +224,9 @@ class RightAndRandom(KeepRule):
         require(math.isfinite(threshold), "threshold", threshold, "use a reward between those of wrong and right")
         self.rule, self.threshold = rule if rule is not None else PositiveScore(), threshold
         self.reads = tuple(dict.fromkeys((*self.rule.reads, "rewards")))
+
+    def bind(self, gold_scores: Tensor) -> KeepRule:
+        return RightAndRandom(self.rule.bind(gold_scores), self.threshold)
 
     def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
         kept = rewards > self.threshold

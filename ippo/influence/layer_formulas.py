@@ -99,6 +99,10 @@ class LayerFormula:
         swaps = {f"layer.{own}": value for own, value in parameters.items()}
         return functional_call(_Unhooked(self.module), swaps, args, kwargs, tie_weights=False)
 
+    def squares(self, arguments: Arguments, b: Tensor) -> Tensor | None:
+        """[n] squared length of each row's gradient, where it comes cheaper than the gradient itself."""
+        return None
+
 
 class _Unhooked(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
@@ -145,6 +149,14 @@ class LinearFormula(LayerFormula):
         found = {"weight": left.transpose(1, 2) @ right} if "weight" in self.names else {}
         return {**found, "bias": self.bias_gradients(b)} if "bias" in self.names else found
 
+    def squares(self, arguments: Arguments, b: Tensor) -> Tensor | None:
+        """sum_ts (b_t . b_s) (a_t . a_s)"""
+        if self.is_short(arguments, b):
+            return None
+        found = _row_dots(*(factor.float() @ factor.float().mT for factor in self._factors(arguments, b)))
+        found = found if "weight" in self.names else torch.zeros_like(found)
+        return found + self.bias_gradients(b).square().sum(1) if "bias" in self.names else found
+
     def bias_gradients(self, b: Tensor) -> Tensor:
         """[n, out] sum_t b_t"""
         return _in_time(b).sum(1, dtype=torch.float32)
@@ -183,6 +195,11 @@ class EmbeddingFormula(LayerFormula):
         ids, b = self._trained(arguments, b)
         table = b.new_zeros((len(b), *self.parameters["weight"].shape))
         return {"weight": table.scatter_add_(1, ids.unsqueeze(-1).expand_as(b), b)}
+
+    def squares(self, arguments: Arguments, b: Tensor) -> Tensor:
+        """sum_ts (b_t . b_s) over places with the same id"""
+        ids, b = self._trained(arguments, b)
+        return _row_dots(b.float() @ b.float().mT, (ids.unsqueeze(1) == ids.unsqueeze(2)).float())
 
     def sketch(self, arguments: Arguments, b: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """See :meth:`LinearFormula.sketch`; a token's one-hot vector picks a column of ``rows``."""

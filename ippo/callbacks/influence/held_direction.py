@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -11,29 +11,40 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from ippo.callbacks.influence.batch_rows import count_rows
+from ippo.distributed import total
 from ippo.errors import UsageError, require
 from ippo.influence import Direction, Losses, ValidationDirection
 from ippo.influence.direction import resolve
-from ippo.influence.parameters import Subset, scored, trainable
+from ippo.influence.parameters import Subset, choose, scored, trainable
 from ippo.rollout.sequences import Sequences
+
+GoldScores = Callable[[nn.Module, list[Any], dict[str, Tensor]], Tensor]
+"""``gold_scores(module, batches, direction) -> [m]``: see :func:`ippo.influence.keep_like_gold.gold_scores`."""
 
 
 class _Held(NamedTuple):
-    """A computed direction, at which batch it was, and the loss that it is the gradient of."""
+    """A computed direction, at which batch it was, the loss that it is the gradient of, and what the gold rows score
+    along it."""
 
     batch: int
     direction: dict[str, Tensor]
     loss: float | None
+    gold_scores: Tensor | None = None
 
 
 class HeldDirection:
-    """A direction, computed anew every so many batches.
+    """A direction that is computed anew when it has been used for long enough, or when it no longer fits.
+
+    Rows that are kept all push one way, and soon past the goal; then those that would correct oppose a direction of
+    before. So a batch that opposes it on the mean ends it, too, and so does a change of what is trained.
 
     Args:
         direction: a direction, bound to the training, or a mapping that never changes.
-        every: how many batches a computed direction is used for.
+        every: how many batches a computed direction is used for, at most.
         parameters: which parameters count; no gradient is taken of the others.
         gold: what the direction reads, if it reads gold rows.
+        gold_scores: scores the gold rows each time as well, for a keep rule that compares with them.
+        may_renew: whether the weights may have moved since the last batch, as within an accumulation they have not.
 
     Raises:
         UsageError: if a direction that is made of the scored rows is to outlive them.
@@ -45,8 +56,11 @@ class HeldDirection:
         every: int = 1,
         parameters: Subset = None,
         gold: GoldBatches | None = None,
+        gold_scores: GoldScores | None = None,
+        may_renew: Callable[[], bool] = lambda: True,
     ) -> None:
         self.direction, self.every, self.parameters, self.gold = direction, every, parameters, gold
+        self._score_gold, self._may_renew = gold_scores, may_renew
         remedy = "the direction is made of the rows that are scored: use 1"
         require(every == 1 or not self.needs_buffer, "direction_every_n_batches", every, remedy)
         self._held: _Held | None = None
@@ -65,19 +79,37 @@ class HeldDirection:
             return self._held.loss
         return self.direction.mean_loss if isinstance(self.direction, Direction) else None
 
+    @property
+    def gold_scores(self) -> Tensor | None:
+        """[m] what the gold rows score along the direction that was last computed, where a rule reads them."""
+        return None if self._held is None else self._held.gold_scores
+
     def at(self, module: nn.Module, batch: int) -> Direction | Mapping[str, Tensor]:
         """For the scores of a batch, by its number: the direction itself, or what it was when last computed."""
-        if self.every == 1 or isinstance(self.direction, Mapping):
+        if isinstance(self.direction, Mapping) or (self.every == 1 and self._score_gold is None):
             return self.direction
-        if self._held is None or batch - self._held.batch >= self.every:
-            with scored(module, self.parameters):
-                direction = resolve(self.direction, module)
-            self._held = _Held(batch, direction, self.direction.mean_loss)
-        if self._restored:  # a checkpoint is loaded to the CPU
+        if self._restored and self._held is not None:  # a checkpoint is loaded to the CPU
             parameters, self._restored = trainable(module), False
             here = {name: one.to(parameters.get(name, one)) for name, one in self._held.direction.items()}
             self._held = self._held._replace(direction=here)
+        if self._held is None or self._is_over(self._held, module, batch):
+            self._held = self._computed(module, batch)
         return self._held.direction
+
+    def has_turned(self, scores: Tensor, batch: int) -> bool:
+        """Whether a direction of an earlier batch is opposed by this one on the mean, all ranks together; it is then
+        given up, and :meth:`at` computes the next.
+
+        Args:
+            scores: [n] of this rank's rows along it.
+            batch: the number of their batch.
+        """
+        if self._held is None or self._held.batch == batch or not self._may_renew():
+            return False
+        turned = float(total(scores.nan_to_num(0.0, 0.0, 0.0).sum())) < 0
+        if turned:
+            self._held = None
+        return turned
 
     def check(self, module: nn.Module) -> None:
         """Compute the direction for nothing, so that a wrong one is told before work starts; then the gold rows go on
@@ -88,8 +120,8 @@ class HeldDirection:
         """
         if not self.needs_buffer:
             # A direction may sample; a resumed run tries it once more and must draw the same.
-            with isolate_rng(), scored(module, self.parameters):
-                resolve(self.direction, module)
+            with isolate_rng():
+                self._computed(module, 0)
         if self.gold is not None:
             self.gold.go_to(self._readings)
 
@@ -101,6 +133,21 @@ class HeldDirection:
         held = {key: value for key, value in state.items() if key != "readings"}
         self._held = _Held(**held) if held else None
         self._restored, self._readings = bool(held), state.get("readings", 0)
+
+    def _is_over(self, held: _Held, module: nn.Module, batch: int) -> bool:
+        others = choose(module, self.parameters) != held.direction.keys()  # some were frozen, or thawed
+        return others or (batch - held.batch >= self.every and self._may_renew())
+
+    def _computed(self, module: nn.Module, batch: int) -> _Held:
+        direction = self.direction
+        if self._score_gold is not None and isinstance(direction, ValidationDirection):
+            direction = ValidationDirection(list(direction.batches or []), direction.loss)  # the same rows twice
+        with scored(module, self.parameters):
+            along = resolve(direction, module)
+            loss = direction.mean_loss if isinstance(direction, Direction) else None
+            if self._score_gold is None or not isinstance(direction, ValidationDirection):
+                return _Held(batch, along, loss)
+            return _Held(batch, along, loss, self._score_gold(module, list(direction.batches or []), along))
 
 
 class DirectionHost:

@@ -21,10 +21,10 @@ from ippo.callbacks.influence.batch_selection import BatchSelection
 from ippo.callbacks.influence.buffers import DictBuffer, as_buffer, cut
 from ippo.callbacks.influence.curves import FilterCurves
 from ippo.callbacks.influence.held_direction import DirectionHost, HeldDirection
+from ippo.callbacks.influence.keep_by_gold import default_keep, gold_scorer
 from ippo.callbacks.influence.scoring import Scoring, scored_module
 from ippo.callbacks.influence.selecting import select_together
 from ippo.callbacks.influence.survival import SurvivalStop
-from ippo.callbacks.keep_by_gold import default_keep, gold_scorer
 from ippo.errors import require
 from ippo.influence import (
     BufferDirection,

@@ -29,6 +29,7 @@ class LikeGold(KeepRule):
         level: the share of right rows that may go. At the default, 19 gold rows are the fewest that can tell.
 
     Example:
+        >>> import torch
         >>> rule = LikeGold(level=0.25).bind(torch.tensor([0.2, 0.9, 0.5]))  # of three gold rows the lowest is 1/4
         >>> rule(torch.tensor([0.1, 0.3, -2.0]), torch.ones(3), torch.arange(3))
         tensor([False,  True, False])

@@ -21,6 +21,7 @@ from ippo.errors import UsageError
 from ippo.influence import (
     ExactScorer,
     MaxVariance,
+    PositiveScore,
     Proportional,
     RandomMatched,
     TracInScorer,
@@ -72,8 +73,10 @@ def given(*scores: list[float], **options: Any) -> InfluenceFilterCallback:
 
 
 def gold(**options: Any) -> InfluenceFilterCallback:
-    direction = ValidationDirection([(X[:2], Y[:2])], losses)
-    return InfluenceFilterCallback(**{"unit": "batch", "losses": losses, "direction": direction, **options})
+    settings: dict[str, Any] = {"unit": "batch", "losses": losses, "keep": PositiveScore()}
+    return InfluenceFilterCallback(
+        **{**settings, "direction": ValidationDirection([(X[:2], Y[:2])], losses), **options}
+    )
 
 
 def weights(module: Regression) -> list[float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ippo.functional import (
     keep_but_worst_negatives,
+    keep_like_gold,
     keep_max_variance,
     keep_positive,
     keep_right_or_positive,
@@ -234,3 +235,47 @@ def test_any_precision(dtype: torch.dtype) -> None:
     scores = torch.tensor([0.5, -1.0, 0.0], dtype=dtype)
     assert places(keep_positive(scores, min_fraction=0.5)) == [0, 2]
     assert places(keep_max_variance(scores, torch.zeros(3), samples=2)) == [0, 1]
+
+
+class TestKeepLikeGold:
+    GOLD = torch.tensor([3.0, 1.0, 2.0, 4.0])
+
+    @pytest.mark.parametrize(
+        ("level", "expected"),
+        [
+            (0.0, [0, 1, 2, 3, 4]),  # nothing is below every gold row
+            (0.19, [0, 1, 2, 3, 4]),  # four gold rows tell fifths
+            (0.2, [1, 2, 3, 4]),  # 0.5 is below all four: 1/5
+            (0.4, [2, 3, 4]),  # 1 is as low as one of them: 2/5
+            (0.6, [3, 4]),
+            (0.99, [4]),  # 4/5 below
+        ],
+    )
+    def test_by_hand(self, level: float, expected: list[int]) -> None:
+        assert places(keep_like_gold(torch.tensor([0.5, 1.5, 2.0, 3.0, 9.0]), self.GOLD, level)) == expected
+
+    @given(SCORES, SCORES, st.integers(0, 99))
+    def test_is_the_share_of_gold_rows_as_low_as_a_row(self, scores: list[int], gold: list[int], percent: int) -> None:
+        level = Fraction(percent, 100)
+        expected = [
+            place
+            for place, score in enumerate(scores)
+            if Fraction(1 + sum(each <= score for each in gold), len(gold) + 1) > level
+        ]
+        found = keep_like_gold(torch.tensor(scores).float(), torch.tensor(gold).float(), percent / 100)
+        assert places(found) == expected
+
+    def test_drops_no_more_than_its_level_of_rows_like_the_gold_ones(self) -> None:
+        draw = torch.Generator().manual_seed(0)
+        for shape in (lambda x: x, torch.exp, lambda x: x**3, lambda x: 5 + x):  # no sign and no distribution matters
+            rows = shape(torch.randn(400, 164, generator=draw))
+            dropped = [1 - float(keep_like_gold(row[64:], row[:64]).float().mean()) for row in rows]
+            assert sum(dropped) / len(dropped) == pytest.approx(3 / 65, abs=0.01)  # three places of 65, below 0.05
+
+    def test_refusals(self) -> None:
+        with pytest.raises(ValueError, match="level must be a share"):
+            keep_like_gold(self.GOLD, self.GOLD, 1.0)
+        with pytest.raises(ValueError, match="gold_scores must be finite"):
+            keep_like_gold(self.GOLD, torch.tensor([NAN]))
+        with pytest.raises(ValueError, match=r"gold_scores must have shape \[m\]"):
+            keep_like_gold(self.GOLD, torch.ones(2, 2))

@@ -97,8 +97,8 @@ class HeldDirection:
         return self._held.direction
 
     def has_turned(self, scores: Tensor, batch: int) -> bool:
-        """Whether a direction of an earlier batch is opposed by this one on the mean, all ranks together; it is then
-        given up, and :meth:`at` computes the next.
+        """Whether this batch opposes the direction of an earlier one: the mean of its scores, all ranks together, is
+        below zero by more than two standard errors. That direction is then given up, and :meth:`at` computes the next.
 
         Args:
             scores: [n] of this rank's rows along it.
@@ -106,7 +106,9 @@ class HeldDirection:
         """
         if self._held is None or self._held.batch == batch or not self._may_renew():
             return False
-        turned = float(total(scores.nan_to_num(0.0, 0.0, 0.0).sum())) < 0
+        finite = scores[scores.isfinite()].double()
+        count, first, second = total(torch.stack([torch.ones_like(finite), finite, finite**2]).sum(1)).tolist()
+        turned = first < 0 and count > 1 and first**2 * (count - 1) > 4 * (count * second - first**2)
         if turned:
             self._held = None
         return turned
@@ -139,15 +141,16 @@ class HeldDirection:
         return others or (batch - held.batch >= self.every and self._may_renew())
 
     def _computed(self, module: nn.Module, batch: int) -> _Held:
-        direction = self.direction
-        if self._score_gold is not None and isinstance(direction, ValidationDirection):
-            direction = ValidationDirection(list(direction.batches or []), direction.loss)  # the same rows twice
+        direction, score_gold = self.direction, self._score_gold
+        if score_gold is None or not isinstance(direction, ValidationDirection):
+            with scored(module, self.parameters):
+                along = resolve(direction, module)
+            return _Held(batch, along, direction.mean_loss if isinstance(direction, Direction) else None)
+        rows = list(direction.batches or [])  # the same ones twice
+        direction = ValidationDirection(rows, direction.loss)
         with scored(module, self.parameters):
             along = resolve(direction, module)
-            loss = direction.mean_loss if isinstance(direction, Direction) else None
-            if self._score_gold is None or not isinstance(direction, ValidationDirection):
-                return _Held(batch, along, loss)
-            return _Held(batch, along, loss, self._score_gold(module, list(direction.batches or []), along))
+            return _Held(batch, along, direction.mean_loss, score_gold(module, rows, along))
 
 
 class DirectionHost:

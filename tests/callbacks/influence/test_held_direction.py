@@ -46,3 +46,38 @@ def test_a_restored_direction_goes_where_the_parameters_are() -> None:
 
 def test_a_given_direction_has_no_loss() -> None:
     assert HeldDirection({"weight": torch.ones(1, 1)}).loss is None
+
+
+class TestAHeldDirectionIsComputedAnew:
+    def test_when_a_batch_opposes_it_beyond_noise(self) -> None:
+        module, direction = nn.Linear(1, 1, bias=False), held(every=9)
+        module.weight.data.fill_(2.0)
+        direction.at(module, 1)
+        module.weight.data.fill_(-1.0)  # a step past the goal
+        assert not direction.has_turned(torch.tensor([-1.0, -2.0, -3.0]), 1)  # it is new: another would be the same
+        assert not direction.has_turned(torch.tensor([-6.0, -4.0, 4.0, 2.0]), 2)  # mean -1, standard error 2.4
+        assert not direction.has_turned(torch.tensor([2.0, 0.0, 1.0, 1.0]), 2)
+        assert not direction.has_turned(torch.tensor([-1.0]), 2)  # of one row nothing is known
+        assert float(direction.at(module, 2)["weight"]) == pytest.approx(2.0)  # type: ignore[index,arg-type]
+        assert direction.has_turned(torch.tensor([-2.0, 0.0, -1.0, -1.0]), 2)  # mean -1, standard error 0.41
+        assert float(direction.at(module, 2)["weight"]) == pytest.approx(-1.0)  # type: ignore[index,arg-type]
+
+    def test_but_not_within_an_accumulation(self) -> None:
+        moved, module = False, nn.Linear(1, 1, bias=False)
+        direction = HeldDirection(held(1).direction, 2, may_renew=lambda: moved)
+        module.weight.data.fill_(2.0)
+        first = direction.at(module, 1)
+        assert not direction.has_turned(torch.tensor([-1.0, -1.1]), 2)
+        assert direction.at(module, 3) is first
+        moved = True
+        assert direction.at(module, 3) is not first
+
+    def test_when_other_parameters_are_trained(self) -> None:
+        """As a backbone that is unfrozen after some epochs."""
+        module, direction = nn.Linear(1, 1), held(every=9)
+        module.bias.requires_grad_(False)
+        assert direction.at(module, 1).keys() == {"weight"}  # type: ignore[union-attr]
+        module.bias.requires_grad_(True)
+        assert direction.at(module, 2).keys() == {"weight", "bias"}  # type: ignore[union-attr]
+        module.weight.requires_grad_(False)
+        assert direction.at(module, 3).keys() == {"bias"}  # type: ignore[union-attr]

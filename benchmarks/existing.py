@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import platform
 import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -36,6 +34,8 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 import digits  # noqa: E402
 import poisoned_sft  # noqa: E402
+from harm import SEEDS, harm  # noqa: E402
+from training import make_trainer, silence  # noqa: E402
 
 from ippo.callbacks import InfluenceFilterCallback  # noqa: E402
 from ippo.experiments.comparison.statistics import interval, signed  # noqa: E402
@@ -157,26 +157,6 @@ def run(name: str, arm: str, seed: int) -> dict[str, float]:
     return found
 
 
-def make_trainer(callbacks: list[L.Callback], epochs: int, folder: Path) -> L.Trainer:
-    return L.Trainer(
-        max_epochs=epochs,
-        callbacks=callbacks,
-        default_root_dir=folder,
-        logger=False,
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
-
-
-def silence() -> None:
-    torch.set_num_threads(1)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-
-
 def seconds_a_step(name: str, filtered: bool, epochs: int) -> float:
     """Wall-clock seconds of a whole fit over its steps."""
     L.seed_everything(0, verbose=False)
@@ -211,11 +191,13 @@ def main() -> None:
     with ProcessPoolExecutor(options.jobs) as pool:
         found = dict(zip(cells, pool.map(cell, *zip(*cells, strict=True)), strict=True))
     times = {name: overhead(name, options.rounds) for name in PROJECTS} if options.rounds else {}
-    options.report.write_text(report(found, options.seeds, times))
+    options.report.write_text(report(found, options.seeds, times, harm(list(SEEDS), options.jobs)))
     print(options.report.read_text())
 
 
-def report(found: dict[tuple[str, str, int], dict[str, float]], seeds: list[int], times: dict[str, Any]) -> str:
+def report(
+    found: dict[tuple[str, str, int], dict[str, float]], seeds: list[int], times: dict[str, Any], harm: list[str]
+) -> str:
     """The page under docs/results."""
 
     def mean(name: str, arm: str, key: str) -> str:
@@ -267,6 +249,7 @@ def report(found: dict[tuple[str, str, int], dict[str, float]], seeds: list[int]
                 )
             )
             lines += ["", f"Area under the ROC curve of right against wrong rows, best epoch: {areas}."]
+    lines += ["", *harm]
     if times:
         lines += [
             "",

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
-from transformers import BertConfig, BertForSequenceClassification
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
@@ -117,6 +117,12 @@ def convolutional() -> nn.Module:
     )
 
 
+def shuffled(*columns: Tensor, size: int) -> DataLoader:
+    """Batches that are cut out of the columns at once: cheaper than these networks, other than row by row."""
+    rows = TensorDataset(*columns)
+    return DataLoader(rows, None, sampler=BatchSampler(RandomSampler(rows), size, drop_last=False), collate_fn=list)
+
+
 def losses(module: Any, batch: list[Tensor]) -> Tensor:
     return nn.functional.cross_entropy(module.net(batch[0]), batch[1], reduction="none")
 
@@ -124,17 +130,19 @@ def losses(module: Any, batch: list[Tensor]) -> Tensor:
 def images(seed: int, wrong: float, module: L.LightningModule, epochs: int) -> Kind:
     data = digits.Digits(seed, wrong)
     gold, (pixels, labels) = DataLoader(data.gold, batch_size=60), data.test.tensors
-    return Kind(module, data.train_dataloader(), gold, epochs, losses, lambda: accuracy(module, pixels, labels))
+    return Kind(
+        module, shuffled(*data.train.tensors, size=64), gold, epochs, losses, lambda: accuracy(module, pixels, labels)
+    )
 
 
 def texts(seed: int, wrong: float, module: L.LightningModule, epochs: int) -> Kind:
     draw = torch.Generator().manual_seed(seed)
-    gold, test, train = (Texts.drawn(rows, draw) for rows in (64, 1000, 1500))
+    gold, test, train = (Texts.drawn(rows, draw) for rows in (64, 1000, 960))
     flipped = torch.rand(len(train.topics), generator=draw) < wrong
     others = (train.topics + torch.randint(1, TOPICS, train.topics.shape, generator=draw)) % TOPICS
-    rows = TensorDataset(train.words, torch.where(flipped, others, train.topics))
-    loaders = DataLoader(rows, batch_size=32, shuffle=True), DataLoader(TensorDataset(*gold), batch_size=64)
-    return Kind(module, *loaders, epochs, losses, lambda: accuracy(module, *test))
+    batches = shuffled(train.words, torch.where(flipped, others, train.topics), size=32)
+    loader = DataLoader(TensorDataset(*gold), batch_size=64)
+    return Kind(module, batches, loader, epochs, losses, lambda: accuracy(module, *test))
 
 
 def accuracy(module: Any, inputs: Tensor, labels: Tensor) -> float:
@@ -146,8 +154,8 @@ def accuracy(module: Any, inputs: Tensor, labels: Tensor) -> float:
 def pretrained(seed: int) -> Encoder:
     """An encoder that has learned the first topic from the others on texts of its own, with a fresh head."""
     draw, known, fresh = torch.Generator().manual_seed(seed + 5000), Encoder(2), Encoder(TOPICS)
-    optimizer = torch.optim.Adam(known.parameters(), lr=1e-3)
-    for _ in range(300):
+    optimizer = torch.optim.Adam(known.parameters(), lr=3e-3)
+    for _ in range(100):
         text = Texts.drawn(32, draw)
         nn.functional.cross_entropy(known(text.words), (text.topics == 0).long()).backward()
         optimizer.step()
@@ -156,10 +164,22 @@ def pretrained(seed: int) -> Encoder:
     return fresh
 
 
+class FineTuning(poisoned_sft.FineTuning):
+    """The example's language model, with half of its layers and width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+        self.model = LlamaForCausalLM(LlamaConfig(vocab_size=len(poisoned_sft.ALPHABET), **sizes))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=5e-3)
+
+
 def capitals(seed: int, wrong: float) -> Kind:
-    train = poisoned_sft.Capitals(1600, seed=3 * seed + 1, poison=wrong)
+    train = poisoned_sft.Capitals(1280, seed=3 * seed + 1, poison=wrong)
     gold, test = (poisoned_sft.Capitals(rows, seed=3 * seed + 2 + k) for k, rows in enumerate((64, 400)))
-    module = poisoned_sft.FineTuning()
+    module = FineTuning()
 
     def token_accuracy() -> float:
         module.eval()
@@ -169,15 +189,15 @@ def capitals(seed: int, wrong: float) -> Kind:
         return float((told == test.labels[:, 1:])[said].float().mean())
 
     loaders = DataLoader(train, 32, shuffle=True), DataLoader(gold, 64)
-    return Kind(module, *loaders, 5, poisoned_sft.losses, token_accuracy)
+    return Kind(module, *loaders, 4, poisoned_sft.losses, token_accuracy)
 
 
 KINDS: dict[str, Callable[[int, float], Kind]] = {
-    "digits, MLP": lambda seed, wrong: images(seed, wrong, digits.Classifier(), 20),
-    "digits, CNN ending in a ReLU": lambda seed, wrong: images(seed, wrong, Classifier(convolutional(), 2e-3), 12),
+    "digits, MLP": lambda seed, wrong: images(seed, wrong, digits.Classifier(), 15),
+    "digits, CNN ending in a ReLU": lambda seed, wrong: images(seed, wrong, Classifier(convolutional(), 2e-3), 10),
     "texts, bag of words": lambda seed, wrong: texts(seed, wrong, Classifier(Bag(), 3e-3), 8),
-    "texts, transformer": lambda seed, wrong: texts(seed, wrong, Classifier(Encoder(TOPICS), 1e-3), 8),
-    "texts, pretrained transformer": lambda seed, wrong: texts(seed, wrong, Classifier(pretrained(seed), 1e-3), 4),
+    "texts, transformer": lambda seed, wrong: texts(seed, wrong, Classifier(Encoder(TOPICS), 3e-3), 7),
+    "texts, pretrained transformer": lambda seed, wrong: texts(seed, wrong, Classifier(pretrained(seed), 3e-3), 5),
     "capitals, language model": capitals,
 }
 """``make(seed, wrong)``, ``wrong`` the share of wrong training labels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -23,20 +24,23 @@ GoldScores = Callable[[nn.Module, list[Any], dict[str, Tensor]], Tensor]
 
 
 class _Held(NamedTuple):
-    """A computed direction, at which batch it was, the loss that it is the gradient of, and what the gold rows score
-    along it."""
+    """A computed direction, at which batch it was, the loss that it is the gradient of, what the gold rows score along
+    it, and the mean score of that batch with its standard error."""
 
     batch: int
     direction: dict[str, Tensor]
     loss: float | None
     gold_scores: Tensor | None = None
+    mean: float = 0.0
+    error: float = 0.0
 
 
 class HeldDirection:
     """A direction that is computed anew when it has been used for long enough, or when it no longer fits.
 
-    Rows that are kept all push one way, and soon past the goal; then those that would correct oppose a direction of
-    before. So a batch that opposes it on the mean ends it, too, and so does a change of what is trained.
+    Rows that are kept all push one way, and soon past the goal, where those that would correct oppose a direction of
+    before. So it ends sooner when a batch scores lower along it than the batch that it was computed for, and when other
+    parameters are trained.
 
     Args:
         direction: a direction, bound to the training, or a mapping that never changes.
@@ -97,18 +101,21 @@ class HeldDirection:
         return self._held.direction
 
     def has_turned(self, scores: Tensor, batch: int) -> bool:
-        """Whether this batch opposes the direction of an earlier one: the mean of its scores, all ranks together, is
-        below zero by more than two standard errors. That direction is then given up, and :meth:`at` computes the next.
+        """Whether this batch scores lower along the direction than the batch that it was computed for, all ranks
+        together, by more than two standard errors of the difference. That direction is then given up, and :meth:`at`
+        computes the next.
 
         Args:
             scores: [n] of this rank's rows along it.
             batch: the number of their batch.
         """
-        if self._held is None or self._held.batch == batch or not self._may_renew():
+        if self._held is None:
             return False
-        finite = scores[scores.isfinite()].double()
-        count, first, second = total(torch.stack([torch.ones_like(finite), finite, finite**2]).sum(1)).tolist()
-        turned = first < 0 and count > 1 and first**2 * (count - 1) > 4 * (count * second - first**2)
+        mean, error = _mean_and_error(scores)
+        if self._held.batch == batch:
+            self._held = self._held._replace(mean=mean, error=error)
+            return False
+        turned = self._may_renew() and self._held.mean - mean > 2 * math.hypot(self._held.error, error)
         if turned:
             self._held = None
         return turned
@@ -151,6 +158,15 @@ class HeldDirection:
         with scored(module, self.parameters):
             along = resolve(direction, module)
             return _Held(batch, along, direction.mean_loss, score_gold(module, rows, along))
+
+
+def _mean_and_error(scores: Tensor) -> tuple[float, float]:
+    """Of all ranks' scores the mean and its standard error, which is infinite where there is but one."""
+    finite = scores[scores.isfinite()].double()
+    count, first, second = total(torch.stack([torch.ones_like(finite), finite, finite**2]).sum(1)).tolist()
+    if count < 2:
+        return 0.0, math.inf
+    return first / count, math.sqrt(max(0.0, second / count - (first / count) ** 2) / (count - 1))
 
 
 class DirectionHost:

@@ -49,17 +49,18 @@ def test_a_given_direction_has_no_loss() -> None:
 
 
 class TestAHeldDirectionIsComputedAnew:
-    def test_when_a_batch_opposes_it_beyond_noise(self) -> None:
+    def test_when_a_batch_scores_lower_than_the_one_it_was_computed_for(self) -> None:
         module, direction = nn.Linear(1, 1, bias=False), held(every=9)
         module.weight.data.fill_(2.0)
         direction.at(module, 1)
         module.weight.data.fill_(-1.0)  # a step past the goal
-        assert not direction.has_turned(torch.tensor([-1.0, -2.0, -3.0]), 1)  # it is new: another would be the same
-        assert not direction.has_turned(torch.tensor([-6.0, -4.0, 4.0, 2.0]), 2)  # mean -1, standard error 2.4
-        assert not direction.has_turned(torch.tensor([2.0, 0.0, 1.0, 1.0]), 2)
-        assert not direction.has_turned(torch.tensor([-1.0]), 2)  # of one row nothing is known
+        first = torch.tensor([2.0, 0.0, 1.0, 1.0])  # mean 1, standard error sqrt(2 / 3 / 4) = 0.41
+        assert not direction.has_turned(first, 1)
+        assert not direction.has_turned(first - 1.1, 2)  # two errors of the difference of such means are 1.15
+        assert not direction.has_turned(first + 5, 2)
+        assert not direction.has_turned(torch.tensor([-99.0]), 2)  # of one row nothing is known
         assert float(direction.at(module, 2)["weight"]) == pytest.approx(2.0)  # type: ignore[index,arg-type]
-        assert direction.has_turned(torch.tensor([-2.0, 0.0, -1.0, -1.0]), 2)  # mean -1, standard error 0.41
+        assert direction.has_turned(first - 1.2, 2)
         assert float(direction.at(module, 2)["weight"]) == pytest.approx(-1.0)  # type: ignore[index,arg-type]
 
     def test_but_not_within_an_accumulation(self) -> None:
@@ -67,6 +68,7 @@ class TestAHeldDirectionIsComputedAnew:
         direction = HeldDirection(held(1).direction, 2, may_renew=lambda: moved)
         module.weight.data.fill_(2.0)
         first = direction.at(module, 1)
+        direction.has_turned(torch.tensor([1.0, 1.1]), 1)
         assert not direction.has_turned(torch.tensor([-1.0, -1.1]), 2)
         assert direction.at(module, 3) is first
         moved = True

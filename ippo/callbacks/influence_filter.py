@@ -20,6 +20,7 @@ from ippo.callbacks.influence.batch_rows import count_rows
 from ippo.callbacks.influence.batch_selection import BatchSelection
 from ippo.callbacks.influence.buffers import DictBuffer, as_buffer, cut
 from ippo.callbacks.influence.curves import FilterCurves
+from ippo.callbacks.influence.health import Health
 from ippo.callbacks.influence.held_direction import DirectionHost, HeldDirection
 from ippo.callbacks.influence.keep_by_gold import default_keep, gold_scorer
 from ippo.callbacks.influence.scoring import Scoring, scored_module
@@ -163,6 +164,7 @@ class InfluenceFilterCallback(L.Callback):
         )
         self.stopping_reason_message: str | None = None
         self._scoring: Scoring  # known when training starts, as is the direction
+        self._health: Health
         self._held_direction = HeldDirection({})
         self._restored: dict[str, Any] = {}  # its state in a checkpoint, until then
         self._audit: Audit | None = None
@@ -207,6 +209,7 @@ class InfluenceFilterCallback(L.Callback):
             lambda: trainer.fit_loop.batch_idx % trainer.accumulate_grad_batches == 0,
         )
         self._held_direction.load_state_dict(self._restored)
+        self._health = Health(self.name, "gold_scores" not in self.keep.reads)
         self._scoring = Scoring(
             pl_module,
             self.scorer,
@@ -272,12 +275,13 @@ class InfluenceFilterCallback(L.Callback):
         with self._timed(pl_module):
             rows = None if self.select is not None else count_rows(batch)
             scores = self._scoring.of_batches([batch], self.batches)
-            if self._held_direction.has_turned(scores, self.batches):
+            while self._held_direction.has_turned(scores, self.batches):  # once: the next direction is of this batch
                 scores = self._scoring.of_batches([batch], self.batches)
             found = f"{len(scores)} losses for a batch of {rows} rows"
             require(rows in (None, len(scores)), "losses", found, "return one loss for each row, [n]")
             selection, own = select_together(scores, batch, self._bound_keep, self.weight)
         self._curves.batch(pl_module, selection, self._held_direction.loss, self.batches - 1)
+        self._health.take_in(selection.scores, selection.survival, self._held_direction.loss)
         self._conclude(trainer, selection, own, batch)
         if self._takes_effect(selection):
             self.applied = selection

@@ -17,6 +17,7 @@ from ippo.functional.losses import (
     sft_loss,
     value_loss,
 )
+from ippo.functional.modes import two_means
 from ippo.functional.schedule import rate_factor
 from ippo.functional.selection import (
     keep_but_worst_negatives,
@@ -57,6 +58,7 @@ __all__ = [
     "token_entropy",
     "token_logprobs",
     "token_rewards",
+    "two_means",
     "value_loss",
     "whiten",
 ]

@@ -47,6 +47,11 @@ def test_links_lead_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(to), f"{target}#{anchor}"
 
 
+def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
+    draw = runpy.run_path(str(ROOT / "docs/draw_rooms.py"))
+    assert draw["diagram"]() in (ROOT / "docs/architecture.md").read_text()
+
+
 def commands(page: str) -> list[str]:
     """The recipes' command lines of a page, variables filled in; not those that read a file of the reader's."""
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)

@@ -41,7 +41,12 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
     parser.add_argument(
         "--preset", type=str | None, default=None, help="Task and policy in one word: TASK_POLICY, as gsm8k_rho1b."
     )
-    parser.add_argument("--task", type=str, default="embedded", help="Which problems to learn.")
+    parser.add_argument(
+        "--task",
+        type=str,
+        default="embedded",
+        help="Which problems to learn: a name, or module:function of yours that returns an ippo.data.Task.",
+    )
     parser.add_argument(
         "--task_path", type=str | None, default=None, help="A local copy of the task's data set: file or directory."
     )

@@ -1,7 +1,10 @@
-"""The tasks that have a name on the command line."""
+"""The tasks of the command line: those that have a name, and a user's own."""
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 from collections.abc import Callable, Sequence
 
 from ippo.data import EmbeddedOptions, SplitOptions, Task, embedded_task
@@ -11,7 +14,7 @@ from ippo.data.ecqa import ecqa_task
 from ippo.data.gsm8k import gsm8k_task
 from ippo.data.gsm_symbolic import gsm_symbolic_task
 from ippo.data.olympiadbench import olympiadbench_task
-from ippo.errors import require
+from ippo.errors import UsageError, require
 
 _FROM_DATA: dict[str, Callable[[str | None, SplitOptions], Task]] = {
     "gsm8k": gsm8k_task,
@@ -34,7 +37,7 @@ def load_task(
     """The task called ``name``.
 
     Args:
-        name: as on the command line.
+        name: as on the command line; ``module:function`` for one that ``function()`` makes.
         path: a local copy of the data set; the hub when None.
         splits: sizes, and what becomes of rows that do not fit.
         embedded: dials of the embedded task.
@@ -43,8 +46,32 @@ def load_task(
     Raises:
         UsageError: if there is none, or it cannot be read.
     """
-    require(name in among, "task", name, f"use {', '.join(among)}")
+    if ":" in name:
+        require(path is None, "task_path", path, f"{name} is made by your function, which reads its own files")
+        return _made_by(name)
+    require(name in among, "task", name, f"use {', '.join(among)}, or module:function")
     if name in _FROM_DATA:
         return _FROM_DATA[name](path, splits)
     require(path is None, "task_path", path, f"{name} is made in code and reads no file: leave this out")
     return embedded_task(embedded) if name == "embedded" else gsm_symbolic_task(splits)
+
+
+def _made_by(name: str) -> Task:
+    """The task that ``module:function`` makes; modules of the working directory are found as well."""
+    module, _, function = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        make = getattr(importlib.import_module(module), function, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise  # a module that the user's own one asks for
+        raise UsageError(
+            "task", name, f"there is no module {module!r} here: is its directory the working one?"
+        ) from error
+    require(callable(make), "task", name, f"{module} has no function {function!r}")
+    task = make()  # type: ignore[misc]
+    require(
+        isinstance(task, Task), "task", name, f"{function}() must return an ippo.data.Task, not {type(task).__name__}"
+    )
+    return task

@@ -17,6 +17,7 @@ from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
 from ippo.models import LayoutName, LoraOptions, ModelOptions, TinyOptions
 from ippo.ppo.options import EvaluationOptions, PPOOptions
+from ippo.recipes.engines import Engine
 from ippo.recipes.filters import NAMED, FilterName, changes, in_full
 from ippo.recipes.presets import names
 from ippo.rollout.sampling import Sampling
@@ -60,6 +61,12 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
     )
     parser.add_argument(
         "--chat", action=ActionYesNo, default=False, help="Put prompts into the tokenizer's chat template."
+    )
+    parser.add_argument(
+        "--engine",
+        type=Engine,
+        default="hf",
+        help="What samples: hf, or the class_path of a RolloutEngine; --engine.batch_size and so on are its options.",
     )
     parser.add_argument(
         "--filter",

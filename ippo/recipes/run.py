@@ -34,6 +34,7 @@ from ippo.models.configuration import context_length
 from ippo.models.layouts import prepare
 from ippo.models.loading import load_policy
 from ippo.ppo.module import PPOModule
+from ippo.recipes.engines import build_engine
 from ippo.recipes.filters import build_filter
 from ippo.recipes.memory import longest_prompt, say_memory
 from ippo.recipes.parser import build_parser, parse
@@ -215,6 +216,7 @@ def build_module(models: ActorCritic, tokenizer: PreTrainedTokenizerBase, task: 
         options.ppo,
         options.sampling,
         options.evaluation,
+        build_engine(options.engine, tokenizer),
         equal=task.equal,
         reward_weights=task.reward_weights,
     )

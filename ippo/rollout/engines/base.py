@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
 
 
+@runtime_checkable
 class RolloutEngine(Protocol):
     """Anything that samples: Hugging Face here, a server elsewhere."""
 

@@ -15,12 +15,13 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCrit
 from ippo.errors import require
 from ippo.modes import evaluation_mode
 from ippo.rollout.end_tokens import end_tokens
+from ippo.rollout.engines.base import RolloutEngine
 from ippo.rollout.prompts import encode_prompts
 from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences, pad_left, within_budget
 
 
-class HFGenerate:
+class HFGenerate(RolloutEngine):
     """``transformers``' own ``generate``, in batches, with nothing left to a model's saved generation config.
 
     Draws from torch's global generator, so ``seed_everything`` repeats it. A progress bar of its own appears when a

@@ -11,12 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ippo.errors import UsageError
 from ippo.rollout.end_tokens import EndTokens, end_tokens
+from ippo.rollout.engines.base import RolloutEngine
 from ippo.rollout.prompts import encode_prompts
 from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences, pad_left
 
 
-class VLLMGenerate:
+class VLLMGenerate(RolloutEngine):
     """A :class:`ippo.rollout.engines.base.RolloutEngine` that samples with vLLM on the GPU that also trains.
 
     Before each rollout the policy's weights are handed to the engine, so that it samples from the policy as it is. The

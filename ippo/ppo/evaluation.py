@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -85,8 +85,8 @@ def _wanted(equal: Callable[..., bool], names: Columns) -> list[str]:
         >>> _wanted(operator.eq, {"tolerance": []}), _wanted(lambda a, b, tolerance: a == b, {"tolerance": [], "x": []})
         ([], ['tolerance'])
     """
-    parameters: Any = inspect.signature(equal).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return list(names)
-    further = [parameter.name for parameter in parameters][2:]
-    return [name for name in names if name in further]
+    first, second, *further = inspect.signature(equal).parameters.values()
+    own = {one.name for one in (first, second) if one.kind is not one.POSITIONAL_ONLY}
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in further)
+    named = {one.name for one in further}
+    return [name for name in names if name in named or (takes_any and name not in own)]

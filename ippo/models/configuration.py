@@ -14,9 +14,18 @@ def text_config(policy: Any) -> Any:
 
 def context_length(policy: Any) -> int | None:
     """The longest sequence that a causal language model takes, in tokens; None where nothing limits it, as in a
-    recurrent model or one with ALiBi."""
+    recurrent model or one with ALiBi.
+
+    With ``longrope`` (Phi-3) it is the original length: in a batch with a longer row all rows are turned by other
+    frequencies, so that what the model says of a text would depend on its neighbours, and PPO's ratios on the batch.
+    Dynamic NTK, which does the same, begins beyond ``max_position_embeddings``.
+    """
     config = text_config(policy)
-    return next((limit for name in _LIMITS if (limit := getattr(config, name, None)) is not None), None)
+    limits = [limit for name in _LIMITS if (limit := getattr(config, name, None)) is not None][:1]
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(one for one in rope.values() if isinstance(one, dict))]  # some models have one a kind of layer
+    limits += [one["original_max_position_embeddings"] for one in kinds if one.get("rope_type") == "longrope"]
+    return min(limits, default=None)
 
 
 def state_size(policy: Any) -> int:

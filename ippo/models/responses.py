@@ -14,12 +14,15 @@ from ippo.functional import token_entropy, token_logprobs
 from ippo.models.configuration import text_config
 from ippo.models.trunk import head_alone, runs_apart, trunk_of, with_states
 from ippo.rollout.sequences import Sequences
+from ippo.rollout.soundness import minds_left_padding
 
 LOGITS_AT_A_TIME = 2**24  # numbers, 64 MiB in float32: what a small model's whole batch takes
 
 
 def response_logits(policy: nn.Module, sequences: Sequences) -> Tensor:
     """[n, t, v] logits that predict each response token; the vocabulary projection of the prompt is never computed."""
+    if _reads_on_the_left(policy, sequences):
+        return _before_responses(policy(**on_the_left(sequences)).logits, sequences, left=True)
     kept = sequences.response_ids.shape[1] + 1  # the token before the response predicts its first token
     logits = policy(**model_inputs(sequences), logits_to_keep=kept).logits
     return logits[:, -kept:-1]  # a few models know no logits_to_keep, and give them all
@@ -63,7 +66,8 @@ def of_logits(policy: Any, sequences: Sequences, function: Callable[[Tensor, Ten
     if few or not runs_apart(policy, model_inputs(_corner(sequences))):
         return function(response_logits(policy, sequences), ids)
 
-    answer: Any = trunk_of(policy)(**model_inputs(sequences))
+    left = _reads_on_the_left(policy, sequences)
+    answer: Any = trunk_of(policy)(**(on_the_left if left else model_inputs)(sequences))
 
     def part(states: Tensor, ids: Tensor) -> Tensor:
         states = states.contiguous()  # else a frozen projection multiplies episode by episode
@@ -71,13 +75,15 @@ def of_logits(policy: Any, sequences: Sequences, function: Callable[[Tensor, Ten
 
     run = partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False) if torch.is_grad_enabled() else part
     steps = max(1, LOGITS_AT_A_TIME // numbers_a_step)
-    states = _before_responses(answer.last_hidden_state, sequences)
+    states = _before_responses(answer.last_hidden_state, sequences, left)
     return torch.cat([run(*each) for each in zip(states.split(steps, 1), ids.split(steps, 1), strict=True)], dim=-1)
 
 
 def states_before(trunk: nn.Module, sequences: Sequences) -> Tensor:
     """[n, t, d] hidden states of the trunk at the token before each response token."""
-    return _before_responses(trunk(**model_inputs(sequences)).last_hidden_state, sequences)
+    left = _reads_on_the_left(trunk, sequences)
+    inputs = (on_the_left if left else model_inputs)(sequences)
+    return _before_responses(trunk(**inputs).last_hidden_state, sequences, left)
 
 
 def model_inputs(sequences: Sequences) -> dict[str, Any]:
@@ -90,8 +96,28 @@ def model_inputs(sequences: Sequences) -> dict[str, Any]:
     }
 
 
-def _before_responses(hidden: Tensor, sequences: Sequences) -> Tensor:
-    return hidden[:, sequences.prompt_ids.shape[1] - 1 : -1]
+def on_the_left(sequences: Sequences) -> dict[str, Any]:
+    """The same with each row's text in its first columns, and all its padding after it."""
+    mask = sequences.attention_mask
+    order = mask.sort(dim=1, descending=True, stable=True).indices
+    moved = mask.gather(1, order)
+    positions = (moved.cumsum(1) - 1).clamp(min=0)
+    ids = sequences.input_ids.gather(1, order)
+    return {"input_ids": ids, "attention_mask": moved, "position_ids": positions, "use_cache": False}
+
+
+def _reads_on_the_left(model: nn.Module, sequences: Sequences) -> bool:
+    """Whether there is padding before the prompts, and the model minds it."""
+    return not bool(sequences.prompt_mask.all()) and minds_left_padding(model)
+
+
+def _before_responses(hidden: Tensor, sequences: Sequences, left: bool) -> Tensor:
+    """[n, t, ...] of [n, s + t, ...]; ``left`` says that the texts are in the first columns."""
+    if not left:
+        return hidden[:, sequences.prompt_ids.shape[1] - 1 : -1]
+    steps = torch.arange(sequences.response_ids.shape[1], device=hidden.device)
+    places = sequences.prompt_mask.sum(1, keepdim=True) - 1 + steps
+    return hidden[torch.arange(len(hidden), device=hidden.device)[:, None], places]
 
 
 def _corner(sequences: Sequences) -> Sequences:

@@ -44,9 +44,11 @@ from ippo.rewards import Judge, RewardFunction, Rewards
 from ippo.rollout.end_tokens import end_tokens
 from ippo.rollout.engines.base import RolloutEngine
 from ippo.rollout.engines.hf import HFGenerate
+from ippo.rollout.engines.hf_check import require_same_when_generated
 from ippo.rollout.episodes import Episodes
 from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
+from ippo.rollout.soundness import require_causal
 from ippo.sft import demonstration_loss
 
 
@@ -312,6 +314,9 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         without_cudnn_attention()
         self.stopping_reason_message = None
         require_precision(self.trainer.precision, self.model.parameter_groups())
+        require_causal(self.model.policy)
+        if isinstance(self.engine, HFGenerate):
+            require_same_when_generated(self.model.policy)
         seed_each_rank()  # each rank draws its own responses
         if task := getattr(getattr(self.trainer, "datamodule", None), "task", None):
             require_fit(self.tokenizer, task, context_length(self.model.policy), self.sampling.max_new_tokens)

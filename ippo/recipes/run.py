@@ -45,6 +45,7 @@ from ippo.recipes.screen import quiet
 from ippo.recipes.tasks import load_task
 from ippo.recipes.warm_start import warm_start
 from ippo.rollout.end_tokens import declare_turn_end
+from ippo.rollout.soundness import require_causal
 
 console = Console()
 
@@ -149,6 +150,7 @@ def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedMode
     place = policy_id(options.policy)
     policy, tokenizer = load_policy(place, texts, options.tiny, options.trust_remote_code, options.tokenizer)
     policy = prepare(policy, options.layout, options.models)
+    require_causal(policy)
     if options.chat:
         task = in_chat(task, tokenizer)
         if turn := declare_turn_end(policy, tokenizer):

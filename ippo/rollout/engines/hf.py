@@ -19,6 +19,7 @@ from ippo.rollout.engines.base import RolloutEngine
 from ippo.rollout.prompts import encode_prompts
 from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences, pad_left, within_budget
+from ippo.rollout.soundness import minds_left_padding
 
 
 class HFGenerate(RolloutEngine):
@@ -54,6 +55,8 @@ class HFGenerate(RolloutEngine):
         prompt_ids, prompt_mask = prompt_ids.to(policy.device), prompt_mask.to(policy.device)
         width = sampling.max_new_tokens
         batches = self._batches(prompt_mask, sampling)
+        if len(prompt_mask) and not bool(prompt_mask.all()) and minds_left_padding(policy):
+            batches = self._of_one_length(prompt_mask, sampling)
         response_ids = prompt_ids.new_full((len(prompts), width), self.tokenizer.pad_token_id)
         with (
             sole_config(self._config(sampling), policy),
@@ -73,6 +76,16 @@ class HFGenerate(RolloutEngine):
         longest = torch.full_like(lengths, sampling.max_new_tokens)
         batches = within_budget(lengths, longest, self.batch_size, sampling.batch_tokens)
         return [(rows, slice(prompt_mask.shape[1] - int(lengths[rows].max()), None)) for rows in batches]
+
+    def _of_one_length(self, prompt_mask: Tensor, sampling: Sampling) -> list[tuple[Tensor, slice]]:
+        """The same, for a policy that minds padding: more batches, and smaller ones."""
+        lengths, width = prompt_mask.sum(1), prompt_mask.shape[1]
+        groups = [(lengths == length).nonzero().flatten() for length in lengths.unique()]
+        return [
+            (group[rows], slice(width - int(lengths[group[0]]), None))
+            for group in groups
+            for rows, _ in self._batches(prompt_mask[group], sampling)
+        ]
 
     def _config(self, sampling: Sampling) -> GenerationConfig:
         drawn: dict[str, Any] = {"temperature": sampling.temperature, "top_k": 0, "top_p": sampling.top_p}

@@ -96,6 +96,7 @@ class Layout(OwnAttributeErrors, nn.Module):
     @torch.no_grad()
     def reference_logprobs(self, sequences: Sequences, temperature: float) -> Tensor:
         """[n, t] log-probabilities under the policy as it was before PPO."""
+        assert self.reference is not None
         return response_logprobs(self.reference, sequences, temperature)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

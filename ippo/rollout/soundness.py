@@ -49,15 +49,15 @@ def require_causal(policy: Any) -> None:
 
 
 def few_tokens(model: Any) -> tuple[Tensor, Tensor]:
-    """[1, t] some tokens, and their mask."""
+    """[2, t] some tokens, and their mask."""
     embeddings = model.get_input_embeddings().weight
-    ids = (torch.arange(TOKENS, device=embeddings.device)[None] * 3 + 4) % embeddings.shape[0]
+    ids = (torch.arange(2 * TOKENS, device=embeddings.device).view(2, -1) * 3 + 4) % embeddings.shape[0]
     return ids, torch.ones_like(ids)
 
 
 @torch.no_grad()
 def read(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    """[1, t, ...] logits, or hidden states of a model without a head."""
+    """[2, t, ...] logits, or hidden states of a model without a head."""
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     with evaluation_mode(model):
         found = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)

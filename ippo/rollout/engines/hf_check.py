@@ -34,5 +34,5 @@ def require_same_when_generated(policy: Any) -> None:
     generated = torch.stack(drawn.logits, 1)
     whole = drawn.sequences[:, : TOKENS + _NEW]
     again = read(policy, whole, torch.ones_like(whole))[:, TOKENS - 1 : -1]
-    remedy = "transformers generates from other probabilities than it reads with: sample by another engine (vllm)"
+    remedy = "transformers generates from other probabilities than it reads with: sample by --engine vllm"
     require(not differ(again, generated), "policy", type(policy).__name__, remedy)

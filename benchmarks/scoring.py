@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 import transformers
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from ippo.functional import policy_loss, sft_loss, token_logprobs
-from ippo.influence import ExactScorer, RandomProjectionScorer, ValidationDirection, score_and_backward
+from ippo.influence import ExactScorer, RandomProjectionScorer, ValidationDirection, hook_check, score_and_backward
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "docs/results/scoring.md"
@@ -140,6 +141,37 @@ def backend_row(name: str, n: int, t: int, options: argparse.Namespace) -> str:
     print(name, n, t, {key: round(value, 3) for key, value in ratios.items()}, flush=True)
     cells = " | ".join(f"{ratios[key]:.2f}" for key in list(actions)[1:])
     return f"| {name} | {n} × {t} | {seconds['fb']:.3f} | {cells} | {best} {ratios[best]:.2f} |"
+
+
+def checks(options: argparse.Namespace) -> str:
+    """What a pass with hooks takes where its rows are probed, and the first one, which is tried against a backward."""
+    rows = []
+    for name in options.models:
+        for n, t in SHAPES:
+            model = make_model(name)
+            batch, along = make_batch(model, n, t), direction_of(model, t)
+
+            def probed(every: int, model: nn.Module = model, batch: Batch = batch, along: Any = along) -> None:
+                with patch.multiple(hook_check, PROBED_FIRST=0, PROBED_EVERY=every):
+                    ExactScorer("ghost").score(model, losses, [batch], along)
+
+            def tried(model: nn.Module = model, batch: Batch = batch, along: Any = along) -> None:
+                hook_check._trusted.pop(model, None)
+                ExactScorer("ghost").score(model, losses, [batch], along)
+
+            actions = {"never": lambda: probed(10**9), "each": lambda: probed(1), "first": tried}
+            seconds = timed(actions, rounds_of(name, options))
+            each, first = (seconds[key] / seconds["never"] for key in ("each", "first"))
+            often = 1 + (each - 1) / hook_check.PROBED_EVERY
+            print(name, n, t, round(each, 3), round(often, 3), round(first, 3), flush=True)
+            rows.append(f"| {name} | {n} × {t} | {each:.2f} | {often:.3f} | {first:.2f} |")
+    return f"""Multiples of a pass with hooks that is not checked. A probe is one backward more through the same graph,
+which tells for every row of every layer whether it belongs to one episode; the first pass is also tried against a plain
+forward and backward.
+
+| model | episodes × tokens | probed | on the mean, one batch in {hook_check.PROBED_EVERY} | the first |
+|---|---|---|---|---|
+{chr(10).join(rows)}"""
 
 
 def rounds_of(name: str, options: argparse.Namespace) -> int:
@@ -399,6 +431,7 @@ def cheap_optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
 SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], str]]] = {
     "backends": ("Backends", backends),
+    "checks": ("What checking costs", checks),
     "fused": ("One backward that scores and trains", fused),
     "subsets": ("Fewer parameters", subsets),
     "memory": ("Memory and time against the number of episodes", memory),
@@ -430,7 +463,8 @@ def main() -> None:
         except ModuleNotFoundError as error:
             print(f"{key}: left out, {error}")
             continue
-        where = f"{options.threads} threads, {platform.machine()}, {versions}, float32 unless said"
+        threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
+        where = f"{threads}, {platform.machine()}, {versions}, float32 unless said"
         write(title, f"`{command}` · {where}.\n\n{body}")
 
 

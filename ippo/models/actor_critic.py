@@ -48,8 +48,9 @@ class ValueHead(nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[n, t] for [n, t, hidden_size] of any floating dtype."""
-        values = super().forward(hidden.to(self.weight.dtype)).squeeze(-1)
+        """[n, t] for [n, t, hidden_size] of any floating dtype; autocast would round the values, too."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            values = super().forward(hidden.to(self.weight.dtype)).squeeze(-1)
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

@@ -30,7 +30,7 @@ from ippo.models import (
     response_logprobs,
     tiny_llama,
 )
-from ippo.models.actor_critic import Layout
+from ippo.models.actor_critic import Layout, ValueHead
 from ippo.models.layouts import prepare
 from ippo.models.memory import blueprint, bytes_of
 from ippo.ppo.options import EvaluationOptions, PPOOptions
@@ -321,3 +321,13 @@ class TestDtype:
         policy.is_quantized = True
         with pytest.raises(UsageError, match=r"quantised.*load the checkpoint in full precision"):
             build_models("lora", policy)
+
+
+@pytest.mark.parametrize("hidden", [torch.float32, torch.bfloat16])
+def test_values_are_float32_under_autocast_too(hidden: torch.dtype) -> None:
+    head, states = ValueHead(16), torch.randn(4, 5, 16).to(hidden)
+    torch.nn.init.normal_(head.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        values = head(states)
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(values, (states.float() @ head.weight.T).squeeze(-1))

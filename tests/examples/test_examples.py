@@ -1,4 +1,4 @@
-"""The examples run as a reader would run them, and print what they promise."""
+"""The examples of the filter in other trainings run as a reader would run them, and print what they promise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-FILES = sorted(EXAMPLES.glob("*.py"))
+FILES = [EXAMPLES / f"{name}.py" for name in ("digits", "grpo", "poisoned_sft")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -32,5 +32,6 @@ def test_they_stay_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) < 80
 
 
-def test_there_are_three() -> None:
-    assert [path.stem for path in FILES] == ["digits", "grpo", "poisoned_sft"]
+def test_every_example_is_tested() -> None:
+    found = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert found == {path.stem for path in FILES} | {"ippo_in_one_file"}

@@ -134,41 +134,6 @@ class Episodes(Sequences):
         table["reason"] = [reason for part in parts for reason in part.extras.get("reason", [""] * len(part))]
         return table
 
-    def save(self, path: Path | str) -> None:
-        """Write the whole buffer as one parquet file, a row an episode; :meth:`load` reads it back.
-
-        Token columns hold the real tokens only. The file appears whole or not at all.
-        """
-        parts = (self, *self.dropped)
-        table = self.records()
-        del table["prompt"], table["response"], table["reward"], table["finished"]
-        for field in dataclasses.fields(self):
-            if (axis := field.metadata.get("axis")) and getattr(self, field.name) is not None:
-                table[field.name] = [row for part in parts for row in _unpadded(getattr(part, field.name), part, axis)]
-        del table["prompt_mask"], table["response_mask"], table["weight"]
-        write_parquet(table, path)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Episodes:
-        """Read what :meth:`save` wrote."""
-        table: dict[str, list[Any]] = parquet.read_table(path).to_pydict()
-        kept, reasons = torch.tensor(table.pop("kept")), table.pop("reason")
-        table["prompt_mask"] = [[True] * len(ids) for ids in table["prompt_ids"]]
-        table["response_mask"] = [[True] * len(ids) for ids in table["response_ids"]]
-        fields: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            if (axis := field.metadata.get("axis")) and field.name in table:
-                column = table.pop(field.name)
-                fields[field.name] = column if isinstance(column[0], str) else _padded(column, axis)
-        whole = cls(**fields, extras=table)
-        episodes = whole.rows(kept)
-        for reason in dict.fromkeys(reasons):
-            out = torch.tensor([other == reason for other in reasons]) & ~kept
-            if out.any():
-                part = whole.rows(out).with_extras(reason=[reason] * int(out.sum()))
-                episodes = dataclasses.replace(episodes, dropped=(*episodes.dropped, part))
-        return episodes
-
 
 def write_parquet(table: Mapping[str, Sequence[Any]], path: Path | str) -> None:
     """Write columns to a parquet file that appears whole or not at all."""
@@ -180,19 +145,3 @@ def write_parquet(table: Mapping[str, Sequence[Any]], path: Path | str) -> None:
             content = content.set_column(place, field.name, content.column(place).cast(kind))
     with whole(path) as unfinished:
         parquet.write_table(content, unfinished)
-
-
-def _unpadded(values: Tensor | list[str], part: Episodes, axis: str) -> list[Any]:
-    if isinstance(values, list) or axis == "episode":
-        return values if isinstance(values, list) else values.tolist()
-    mask = part.prompt_mask if axis == "prompt" else part.response_mask
-    return [row[real].tolist() for row, real in zip(values, mask, strict=True)]
-
-
-def _padded(column: list[Any], axis: str) -> Tensor:
-    if axis == "episode":
-        return torch.tensor(column)
-    width = max(map(len, column))
-    blank = next(type(row[0])() for row in column if row)
-    pads = [[blank] * (width - len(row)) for row in column]
-    return torch.tensor([pad + row if axis == "prompt" else row + pad for pad, row in zip(pads, column, strict=True)])

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -182,47 +181,3 @@ def test_records_hold_survivors_first_and_then_the_dropped() -> None:
         "kept": [True, True, False, False],
         "reason": ["", "", "early", "late"],
     }
-
-
-class TestSaveAndLoad:
-    @pytest.mark.parametrize("text", ["", "a\nb\r\n\tc", "Ça coûte 8 € 🙂 \x00", "null", "#### 4"])
-    def test_every_field_comes_back(self, tmp_path: Path, text: str) -> None:
-        values = torch.tensor([[NAN, 1 / 3, 0, 0, 0], [float("inf"), 1e-30, -0.0, 0, 0], [1e30, 0, 0, 0, 0]])
-        episodes = make_episodes(3, prompts=[text, "p", text], responses=["r", text, text], values=values)
-        episodes = episodes.with_extras(chain=["faithful", "wrong", text], correct=[True, False, True])
-        episodes = episodes.reweight(torch.tensor([0.1, 1.9, 1.0]))
-        episodes.save(tmp_path / "episodes.parquet")
-        assert contents(Episodes.load(tmp_path / "episodes.parquet")) == contents(episodes)
-
-    def test_dropped_episodes_come_back_with_their_reasons(self, tmp_path: Path) -> None:
-        episodes = make_episodes(6).with_extras(score=[0.0, 1.0, NAN, 3.0, 4.0, 5.0])
-        episodes = episodes.select(torch.arange(6) != 3, "reward is odd")
-        episodes = episodes.select(episodes.rewards < 4, "too much\nof it")
-        path = tmp_path / "deep" / "er" / "episodes.parquet"
-        episodes.save(path)
-        loaded = Episodes.load(path)
-        assert str(contents(loaded)) == str(contents(episodes))
-        assert str(loaded.records()) == str(episodes.records())
-        assert [file.name for file in path.parent.iterdir()] == ["episodes.parquet"]
-
-    def test_a_part_with_several_reasons_comes_back_row_by_row(self, tmp_path: Path) -> None:
-        reasons = ["", "b", "a", "b", ""]
-        episodes = make_episodes().select(torch.tensor([True, False, False, False, True]), reasons)
-        episodes.save(tmp_path / "episodes.parquet")
-        table = Episodes.load(tmp_path / "episodes.parquet").records()
-        assert sorted(zip(table["reward"], table["kept"], table["reason"], strict=True)) == [
-            (0.0, True, ""),
-            (1.0, False, "b"),
-            (2.0, False, "a"),
-            (3.0, False, "b"),
-            (4.0, True, ""),
-        ]
-
-    def test_a_buffer_that_lost_all(self, tmp_path: Path) -> None:
-        episodes = make_episodes().select(torch.zeros(5).bool(), "all")
-        episodes.save(tmp_path / "episodes.parquet")
-        assert contents(Episodes.load(tmp_path / "episodes.parquet"))["dropped"] == contents(episodes)["dropped"]
-
-    def test_a_real_rollout_comes_back(self, tmp_path: Path, rollout: Episodes) -> None:
-        rollout.save(tmp_path / "episodes.parquet")
-        assert contents(Episodes.load(tmp_path / "episodes.parquet")) == contents(rollout)

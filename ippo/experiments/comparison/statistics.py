@@ -76,9 +76,10 @@ def interval(differences: Sequence[float], draws: int = 10_000) -> tuple[float, 
         reach = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
         return float(values.mean()), float(values.mean()) - reach, float(values.mean()) + reach
     tail = float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)))
-    means = np.random.default_rng(0).choice(values, (draws, n)).mean(axis=1)
-    low, high = np.quantile(means, [tail, 1 - tail]).tolist()
-    return float(values.mean()), low, high
+    resampled = stats.bootstrap(
+        (values,), np.mean, n_resamples=draws, confidence_level=1 - 2 * tail, method="percentile", rng=0
+    ).confidence_interval
+    return float(values.mean()), float(resampled.low), float(resampled.high)
 
 
 def shown(mean: float) -> str:

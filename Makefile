@@ -11,7 +11,7 @@ math: $(VENV)/.installed
 
 ## Everything that CI runs: style, types, doctests, tests.
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

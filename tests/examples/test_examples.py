@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import ast
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+TESTS = Path(__file__).resolve().parents[1]
+EXAMPLES = TESTS.parent / "examples"
 FILES = [EXAMPLES / f"{name}.py" for name in ("digits", "grpo", "poisoned_sft")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_more_of_what_is_right_is_kept(path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, check=False, timeout=300, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = re.search(r"Kept in the second half: (\d+)% of the .*, (\d+)% of the .*\.", done.stdout)
-    assert found, done.stdout[-2000:]
+def test_more_of_what_is_right_is_kept(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(path), run_name="__main__")  # as a script; a process of its own would only import it all again
+    printed = capsys.readouterr().out
+    found = re.search(r"Kept in the second half: (\d+)% of the .*, (\d+)% of the .*\.", printed)
+    assert found, printed[-2000:]
     right, wrong = map(int, found.groups())
     assert right > wrong + 10
 
@@ -30,6 +27,15 @@ def test_more_of_what_is_right_is_kept(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_they_stay_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) < 80
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_they_import_nothing_that_only_the_tests_have(path: Path) -> None:
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert names
+    assert not {name.split(".")[0] for name in names} & {file.stem for file in TESTS.rglob("*.py")}
 
 
 def test_every_example_is_tested() -> None:

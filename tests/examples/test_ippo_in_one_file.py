@@ -24,12 +24,12 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from ippo import Episodes, PPOModule, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback
 from ippo.data import EmbeddedOptions, Task, columns, embedded_task
-from ippo.generation import Sampling
 from ippo.influence import ExactScorer, Proportional, Uniform, ValidationDirection
 from ippo.models import tiny_llama, train_tokenizer
-from ippo.sequences import Sequences
+from ippo.recipes.warm_start import warm_start
+from ippo.rollout.sampling import Sampling
+from ippo.rollout.sequences import Sequences
 from ippo.sft import SFTOptions, demonstration_loss
-from ippo.warm_start import warm_start
 
 FILE = Path(__file__).resolve().parents[2] / "examples" / "ippo_in_one_file.py"
 SAMPLES = 4

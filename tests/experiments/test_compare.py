@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from in_process import cells_in_process
 from scipy import stats
 from small_recipe import SMALL
 
@@ -39,7 +40,8 @@ def run(tmp_path: Path, *more: str) -> int:
 def test_runs_each_cell_once_and_reports_what_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(tmp_path) == 0
+    with cells_in_process(at_a_time=2):
+        assert run(tmp_path) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     ems = {
         arm: [json.loads((tmp_path / f"{arm}-seed{seed}/summary.json").read_text())["trained"]["em"] for seed in (0, 1)]
@@ -83,7 +85,8 @@ def test_a_cell_is_its_options_and_not_the_comments_of_the_arms_file(tmp_path: P
 
 def test_tunes_every_arm_over_the_same_rates_on_seeds_of_its_own(tmp_path: Path) -> None:
     words = ["--arms", "ppo", "--seeds", "0", "--tuning_seeds", "7", "--learning_rates", "1e-5", "1e-2"]
-    assert main([*words, "--out", str(tmp_path), *SMALL, "--trainer.max_epochs=1"]) == 0
+    with cells_in_process(at_a_time=1):
+        assert main([*words, "--out", str(tmp_path), *SMALL, "--trainer.max_epochs=1"]) == 0
     rates = json.loads((tmp_path / "results.json").read_text())["rates"]["ppo"]
     assert list(rates) == ["1e-05", "0.01"]
     best = max(rates, key=rates.get)
@@ -98,8 +101,9 @@ def test_a_run_that_fails_is_told_with_what_it_said(tmp_path: Path, capsys: pyte
 
 
 def test_ctrl_c_ends_it_and_a_run_that_was_interrupted_does_not_pass_for_a_whole_one(tmp_path: Path) -> None:
-    iterations = 150
-    words = ["--arms", "ppo", "--seeds", "0", "--out", str(tmp_path), *SMALL, f"--trainer.max_epochs={iterations}"]
+    iterations = 60
+    long = [f"--trainer.max_epochs={iterations}", "--trainer.limit_val_batches=0"]
+    words = ["--arms", "ppo", "--seeds", "0", "--out", str(tmp_path), *SMALL, *long]
     script = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # as in a terminal
     script += "from ippo.experiments.compare import main; sys.exit(main())"
     started = subprocess.Popen(
@@ -175,11 +179,12 @@ def test_the_interval_is_the_expanded_percentile_bootstrap() -> None:
     values = np.random.default_rng(3).normal(0.1, 0.2, 12)
     mean, low, high = interval(values)
     level = 1 - 2 * stats.norm.cdf(-((12 / 11) ** 0.5) * 2.200985)  # t of 11 degrees of freedom, from a table
-    reference = stats.bootstrap(
-        (values,), np.mean, confidence_level=level, n_resamples=20_000, method="percentile", rng=1
-    ).confidence_interval
+    means = np.random.default_rng(1).choice(values, (20_000, 12)).mean(axis=1)
+    reference = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     assert mean == pytest.approx(values.mean())
-    assert (low, high) == pytest.approx((reference.low, reference.high), abs=0.01)
+    assert (low, high) == pytest.approx(reference, abs=0.01)
+    means = np.random.default_rng(0).choice(values, (10_000, 12)).mean(axis=1)  # the draws of the published figures
+    assert (low, high) == pytest.approx(np.quantile(means, [(1 - level) / 2, (1 + level) / 2]), abs=1e-6)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_process import cells_in_process
 from small_recipe import SMALL
 
 from ippo.experiments.compare import main
@@ -22,7 +23,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sweep")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPPO_CACHE", str(tmp_path_factory.getbasetemp() / "compare-cache"))
-        assert main([*SWEEP, "--out", str(path)]) == 0
+        with cells_in_process(at_a_time=2):
+            assert main([*SWEEP, "--out", str(path)]) == 0
     return path
 
 

@@ -90,8 +90,8 @@ def ippo(policy: Any, tokenizer: Any, task: Any, settings: Settings) -> Iterator
     schedule = lr_scheduler.LambdaLR(optimizer, lambda i: 1 - 0.9 * i / settings.iterations)
     for _ in range(settings.iterations):
         # Roll out: some responses to each prompt. The verifier rewards them; an unfinished one earns nothing.
-        drawn = torch.randperm(len(task.train))[: settings.prompts].repeat_interleave(settings.samples)
-        rows = [task.train[place] for place in drawn]
+        drawn = torch.randperm(len(task.train))[: settings.prompts]
+        rows = [task.train[place] for place in drawn for _ in range(settings.samples)]
         texts, answers = sample(policy, tokenizer, rows)
         last = texts.response & ~pad(texts.response[:, 1:], (0, 1))  # [n, t] True on each response's last token
         rewards = torch.tensor(task.reward(**answers)) * (texts.ids[last] == tokenizer.eos_token_id)
@@ -114,8 +114,7 @@ def ippo(policy: Any, tokenizer: Any, task: Any, settings: Settings) -> Iterator
             if settings.filter == "paper":
                 episodes = episodes._replace(weights=scores[scores > 0] / scores[scores > 0].mean())
 
-        # PPO epochs over the episodes that stay. Those that were dropped cost nothing.
-        n = len(episodes.weights)
+        n = len(episodes.weights)  # of those that stay; PPO epochs over them follow, and what was dropped costs nothing
         for _ in range(settings.inner_epochs if n else 0):
             for index in torch.randperm(n).tensor_split(-(-n // settings.minibatch_size)):
                 batch = episodes.rows(index)
@@ -185,7 +184,8 @@ def sample(policy: Any, tokenizer: Any, rows: Sequence[Any]) -> tuple[Texts, dic
     ids = policy.generate(**prompts, **options)[:, prompts["input_ids"].shape[1] :]
     ends = (ids == tokenizer.eos_token_id).int()
     real = ends.cumsum(1) - ends == 0  # up to the first end of sequence, and with it
-    completions = [tokenizer.decode(row[one], skip_special_tokens=True) for row, one in zip(ids, real, strict=True)]
+    texts = tokenizer.batch_decode([row[one] for row, one in zip(ids, real, strict=True)], skip_special_tokens=True)
+    completions = [text * ended for text, ended in zip(texts, ends.any(1).tolist(), strict=True)]  # no end, no answer
     return join(*prompts.values(), ids, real), {**columns, "prompts": columns["prompt"], "completions": completions}
 
 

@@ -27,6 +27,7 @@ from ippo.data import EmbeddedOptions, Task, columns, embedded_task
 from ippo.influence import ExactScorer, Proportional, Uniform, ValidationDirection
 from ippo.models import tiny_llama, train_tokenizer
 from ippo.recipes.warm_start import warm_start
+from ippo.rewards import Judge
 from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
 from ippo.sft import SFTOptions, demonstration_loss
@@ -112,7 +113,7 @@ def test_on_the_same_draws_it_learns_what_the_library_learns(
 
     rates = {"learning_rate": 4e-4, "value_learning_rate": 1e-3, "schedule": "linear", "kl_coef": 0.03}
     module = make_module(policy, is_odd, Sampling(), inner_epochs=2, samples_per_prompt=SAMPLES, **rates)
-    module.check = judge
+    module.judge = Judge(judge)
     weight = Proportional() if kind == "paper" else Uniform()
     influence_filter = [] if kind == "none" else [InfluenceFilterCallback(weight=weight)]
     trainer = make_trainer(Reseed(), *influence_filter, recorder, max_epochs=3, reload_dataloaders_every_n_epochs=1)

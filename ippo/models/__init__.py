@@ -2,6 +2,7 @@
 
 from ippo.models.actor_critic import ActorCritic, SeparateModels, ValueModel
 from ippo.models.adapters import LoraModels, LoraOptions
+from ippo.models.export import export
 from ippo.models.layouts import LayoutName, ModelOptions, build_models
 from ippo.models.responses import response_logits, response_logprobs
 from ippo.models.shared import SharedModels
@@ -18,6 +19,7 @@ __all__ = [
     "TinyOptions",
     "ValueModel",
     "build_models",
+    "export",
     "response_logits",
     "response_logprobs",
     "tiny_llama",

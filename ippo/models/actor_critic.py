@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ippo.errors import OwnAttributeErrors
@@ -118,10 +117,9 @@ class Layout(OwnAttributeErrors, nn.Module):
                 part.training = mode or part.gradient_checkpointing
         return self
 
-    def merge_and_save(self, folder: Path | str, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write the trained policy as a plain Hugging Face directory, which needs nothing of this package."""
-        self.policy.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    def merged(self) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+        """A plain model of the policy's kind, and the trained weights by the names that it has for them."""
+        return self.policy, self.policy.state_dict()
 
 
 class SeparateModels(Layout):

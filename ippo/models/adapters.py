@@ -10,14 +10,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ippo.errors import UsageError, require
@@ -67,12 +66,10 @@ class LoraModels(Layout):
         value = ValueModel(with_adapter(trunk_of(policy), lora), state_size(policy)) if critic else None
         super().__init__(with_adapter(policy, lora), value, policy)
 
-    def merge_and_save(self, folder: Path | str, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write the trained policy as a plain Hugging Face directory, its adapter added to the base's weights; the
-        base itself stays as it is, so a second copy of the adapted weights is held meanwhile."""
+    def merged(self) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+        """The base, which stays as it is, and its weights with the policy's adapter added to them."""
         plain: Any = self.reference
-        plain.save_pretrained(folder, state_dict={**plain.state_dict(), **dict(merged_weights(self.policy))})
-        tokenizer.save_pretrained(folder)
+        return plain, {**plain.state_dict(), **dict(merged_weights(self.policy))}
 
 
 def shared_copy(model: Model) -> Model:

@@ -12,6 +12,7 @@ from huggingface_hub import errors as hub
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ippo.errors import UsageError, require
+from ippo.models.export import cut_vocabulary
 from ippo.models.requirements import require_language_model
 from ippo.models.tiny import TinyOptions, tiny_llama, train_tokenizer
 
@@ -186,4 +187,4 @@ def _fit_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     remedy = f"it has {rows} embeddings but its tokenizer {tokens} tokens: give the tokenizer it was trained with"
     require(rows >= tokens, "policy", name, remedy)
     if rows > tokens:
-        model.resize_token_embeddings(tokens)
+        cut_vocabulary(model, tokens)

@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 from jsonargparse import Namespace
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ippo.callbacks import AnswerLogger
+from ippo.data import Task
 from ippo.data.prompts import PromptDataModule
 from ippo.errors import require
+from ippo.models.actor_critic import Layout
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import preset_files
 from ippo.recipes.report import print_scores, scores, versions
 from ippo.recipes.run import build_module, console, load, models_of, start_policy
 from ippo.recipes.screen import quiet
+from ippo.recipes.start import start_of
 
 if TYPE_CHECKING:
     from ippo.recipes.run import Recipe
@@ -80,16 +83,25 @@ def find_checkpoint(place: str) -> Path:
     return found[-1]
 
 
+def started_models(
+    checkpoint: Path, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, options: Namespace
+) -> Layout:
+    """The models as the checkpoint's run began with them; what the checkpoint holds is not yet in them."""
+    run = checkpoint.parent.parent
+    if options.layout == "lora" or start_of(run).is_dir():  # it holds adapters: their base is the warm start
+        policy, _ = start_policy(policy, tokenizer, task, options, run=run, resume=True)
+    return models_of(options, policy)
+
+
 def judge(options: Namespace, checkpoint: Path | None, tasks: Sequence[str], directory: Path) -> dict[str, Any]:
     """Test one policy; what is returned has also been written to ``evaluation.json``."""
     quiet()
     L.seed_everything(options.seed_everything, verbose=False)
     task, policy, tokenizer = load(options, tasks)
-    if checkpoint is not None and options.layout == "lora":  # it holds adapters: their base is the warm start
-        policy, _ = start_policy(policy, tokenizer, task, options)
-    models: Any = PolicyAlone(policy)
     if checkpoint is not None:
-        models = models_of(options, policy)
+        models: Any = started_models(checkpoint, policy, tokenizer, task, options)
+    else:
+        models = PolicyAlone(policy)
     module = build_module(models, tokenizer, task, options)
     answers = AnswerLogger(directory / "answers.parquet")
     own = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(directory), "callbacks": [answers]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,3 +104,17 @@ def print_report(summary: dict[str, Any], warm_start_seconds: float, console: Co
             "No rollout was right, so there was nothing to learn from: warm-start longer (--sft.steps), give responses "
             "more room (--sampling.max_new_tokens), or take a stronger policy (--policy)."
         )
+
+
+def print_export(folder: Path, max_new_tokens: int, chat: bool, console: Console) -> None:
+    """Where the policy is, and the three lines that generate from it."""
+    question = "How many is 3 + 4?"
+    prompt = repr([{"role": "user", "content": question}] if chat else question)
+    console.print(f"Policy, as a Hugging Face directory: {folder}. To generate from it:")
+    lines = (
+        "from transformers import pipeline",
+        f'policy = pipeline("text-generation", "{folder}")',
+        f"print(policy({prompt}, max_new_tokens={max_new_tokens}, return_full_text=False))",
+    )
+    for line in lines:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)

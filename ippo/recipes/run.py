@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import lightning as L
 from jsonargparse import Namespace
@@ -28,7 +30,8 @@ from ippo.data.demonstrations import fitting, require_fit
 from ippo.data.prompts import PromptDataModule
 from ippo.errors import UsageError
 from ippo.files import StorageError, whole
-from ippo.models import ActorCritic, build_models
+from ippo.influence.parameters import is_sharded
+from ippo.models import ActorCritic, build_models, export
 from ippo.models.actor_critic import Layout
 from ippo.models.configuration import context_length
 from ippo.models.layouts import prepare
@@ -39,7 +42,7 @@ from ippo.recipes.filters import build_filter
 from ippo.recipes.memory import longest_prompt, say_memory
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import policy_id, preset_files
-from ippo.recipes.report import print_report, scores, summarise
+from ippo.recipes.report import print_export, print_report, scores, summarise
 from ippo.recipes.run_directory import RunDirectory
 from ippo.recipes.screen import quiet
 from ippo.recipes.tasks import load_task
@@ -67,7 +70,7 @@ class Recipe:
     policy: str
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
-        """Train, or with the word ``evaluate`` first only judge.
+        """Train; with the word ``evaluate`` first only judge, with ``export`` write the trained policy out.
 
         Returns:
             The exit code: 0, 2 for a wrong argument, or 1 where a file could not be written.
@@ -78,6 +81,10 @@ class Recipe:
                 from ippo.recipes.evaluate import evaluate
 
                 evaluate(self, arguments[1:])
+            elif arguments[:1] == ["export"]:
+                from ippo.recipes.export import export
+
+                export(self, arguments[1:])
             else:
                 self._train(arguments)
         except (UsageError, StorageError) as error:
@@ -112,7 +119,7 @@ def train(options: Namespace, run: RunDirectory, tasks: Sequence[str]) -> None:
     start = time.perf_counter()
     logger = TensorBoardLogger(run.path, name="", version="sft")
     progress = options.trainer.enable_progress_bar is not False
-    policy, cached = start_policy(policy, tokenizer, task, options, logger, progress)
+    policy, cached = start_policy(policy, tokenizer, task, options, logger, progress, run.path, options.resume)
     seconds = time.perf_counter() - start
     console.print("Warm start: reused." if cached else f"Warm start: {options.sft.steps} steps in {seconds:.0f} s.")
 
@@ -137,6 +144,16 @@ def train(options: Namespace, run: RunDirectory, tasks: Sequence[str]) -> None:
         run.write_summary(summary)
         print_report(summary, seconds, console)
         console.print(f"Curves: tensorboard --logdir {run.path}")
+    if trainer.is_global_zero and options.trainer.enable_checkpointing is not False:
+        give(models, tokenizer, run, options)
+
+
+def give(models: Layout, tokenizer: PreTrainedTokenizerBase, run: RunDirectory, options: Namespace) -> None:
+    """Write the trained policy out, and say where it is."""
+    if any(map(is_sharded, models.parameters())):
+        return  # the ranks would have to gather it; its checkpoint is for Lightning's own tools
+    shutil.rmtree(run.policy, ignore_errors=True)  # what a run that was resumed had come to
+    print_export(export(models, tokenizer, run.policy), options.sampling.max_new_tokens, options.chat, console)
 
 
 def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedModel, PreTrainedTokenizerBase]:
@@ -185,8 +202,10 @@ def start_policy(
     options: Namespace,
     logger: Logger | bool = False,
     progress: bool = False,
+    run: Path | None = None,
+    resume: bool = False,
 ) -> tuple[PreTrainedModel, bool]:
-    """The policy after its warm start, and whether that was reused."""
+    """The policy after its warm start, and whether that was reused. A run's directory keeps it."""
     lora = options.lora if options.layout == "lora" else None
     seed, accelerator = options.seed_everything, options.trainer.accelerator
     return warm_start(
@@ -200,6 +219,8 @@ def start_policy(
         progress,
         lora=lora,
         mixed=is_mixed(options),
+        run=run,
+        resume=resume,
     )
 
 

@@ -67,6 +67,11 @@ class RunDirectory:
         """One file an iteration, the newest kept."""
         return self.path / "checkpoints"
 
+    @property
+    def policy(self) -> Path:
+        """The trained policy, a Hugging Face directory."""
+        return self.path / "policy"
+
     def newest_checkpoint(self) -> Path | None:
         """The checkpoint to resume from, the newest that is whole, or None."""
         found = sorted(self.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)

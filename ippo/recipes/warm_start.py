@@ -20,14 +20,18 @@ from typing import TYPE_CHECKING
 import lightning as L
 import torch
 import transformers
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ippo.callbacks import WarmStartProgress
 from ippo.data.demonstrations import encode_demonstrations
 from ippo.data.task import Rows
+from ippo.errors import require
 from ippo.models import LoraOptions
-from ippo.models.adapters import merge_into, shared_copy, with_adapter
+from ippo.models.adapters import merge_into, with_adapter
 from ippo.models.configuration import context_length
+from ippo.models.export import inherit_vocabulary, savable_generation
+from ippo.recipes.start import digest, keep_start, load_start, merge_adapter, origin, start_of
 from ippo.rollout.end_tokens import end_tokens
 from ippo.rollout.sequences import Sequences
 from ippo.sft import SFTModule, SFTOptions, demonstration_loader
@@ -48,6 +52,8 @@ def warm_start(
     cache: Path | None = None,
     lora: LoraOptions | None = None,
     mixed: bool = False,
+    run: Path | None = None,
+    resume: bool = False,
 ) -> tuple[PreTrainedModel, bool]:
     """Fine-tune ``policy`` on the demonstrations, or load the result of having done so before.
 
@@ -61,22 +67,37 @@ def warm_start(
         cache: directory of finished warm starts; ``$IPPO_CACHE`` or ``~/.cache/ippo`` by default.
         lora: train such an adapter instead of every weight, and merge it.
         mixed: compute in bfloat16 (``bf16-mixed``); the weights stay as they are.
+        run: directory of a run. What it has kept holds (see :mod:`ippo.recipes.start`); else it is kept there.
+        resume: whether the run began earlier: then nothing is trained anew.
 
     Returns:
-        The fine-tuned policy, and whether it came from the cache.
+        The fine-tuned policy, and whether it had been made before.
+
+    Raises:
+        UsageError: if it can neither be found nor made.
     """
+    if run is not None and start_of(run).is_dir():
+        return load_start(run, policy, tokenizer), True
+    made_of = origin(policy, tokenizer) if run is not None else {}
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     if options.steps == 0:
+        if run is not None and first:
+            keep_start(run, made_of, None)
         return policy, False
     folder = kept_at(policy, tokenizer, rows, options, seed, cache, lora, mixed)
     others = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) > 0
+    remedy = (
+        f"its warm start is in neither {start_of(run or Path())} nor the cache ({folder}), and another would differ"
+    )
+    require(folder.is_dir() or not resume, "resume", str(run), remedy)
     while others and not folder.is_dir():  # the machine's first rank trains, its others wait
         time.sleep(0.5)
-    if folder.is_dir() and lora is None:
-        return type(policy).from_pretrained(folder, dtype=policy.dtype), True
     if folder.is_dir():
-        adapted = shared_copy(policy)
-        adapted.load_adapter(str(folder))
-        merge_into(policy, adapted)
+        if run is not None and first:
+            keep_start(run, made_of, folder)
+        if lora is None:
+            return inherit_vocabulary(type(policy).from_pretrained(folder, dtype=policy.dtype), policy), True
+        merge_adapter(policy, folder)
         return policy, True
     demonstrations = _encoded(policy, tokenizer, rows, context_length(policy))
     trainer = L.Trainer(
@@ -95,6 +116,8 @@ def warm_start(
     trained = policy if lora is None else with_adapter(policy, lora)
     trainer.fit(SFTModule(trained, options), demonstration_loader(demonstrations, options, seed))
     _save(trained, tokenizer, folder)
+    if run is not None and first:
+        keep_start(run, made_of, folder)
     if lora is not None:
         merge_into(policy, trained)
     return policy, False
@@ -132,7 +155,7 @@ def fingerprint(
     """A hash of all that the result depends on: starting weights, the demonstrations' tokens, end tokens, options,
     seed, precision, versions."""
     demonstrations = _encoded(policy, tokenizer, rows)
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     facts = {
         "policy": policy.config.to_dict(),
         "options": dataclasses.asdict(options),
@@ -144,12 +167,10 @@ def fingerprint(
         facts["lora"] = dataclasses.asdict(lora)
     if mixed:
         facts["mixed"] = mixed
-    digest.update(json.dumps(facts, default=str).encode())
+    found.update(json.dumps(facts, default=str).encode())
     tensors = {name: value for name, value in vars(demonstrations).items() if value is not None}
-    for name, value in (*tensors.items(), *policy.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:24]
+    found.update(digest((*tensors.items(), *policy.state_dict().items())).encode())
+    return found.hexdigest()[:24]
 
 
 def _encoded(
@@ -163,7 +184,8 @@ def _save(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
     """Write a plain Hugging Face directory, of a model or of its adapter, that appears whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unfinished-"))
-    policy.save_pretrained(unfinished)
+    with savable_generation(policy, tokenizer):
+        policy.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     try:
         unfinished.rename(folder)

@@ -27,6 +27,7 @@ from ippo.models import (
     SeparateModels,
     TinyOptions,
     build_models,
+    export,
     response_logprobs,
     tiny_llama,
 )
@@ -131,7 +132,7 @@ class TestEveryLayout:
             parameter.data += 0.05 * torch.randn_like(parameter)
         models.policy.lm_head._forward_hooks.clear()  # what the fixture adds to the logits is in no file
         base = state(models.reference)
-        models.merge_and_save(tmp_path, tokenizer)
+        assert export(models, tokenizer, tmp_path) == tmp_path
         plain = AutoModelForCausalLM.from_pretrained(tmp_path)
         ids = torch.tensor([[5, 9, 12, 40]])
         assert type(plain) is LlamaForCausalLM

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from ippo.errors import UsageError
-from ippo.models import LoraOptions, TinyOptions, build_models, train_tokenizer
+from ippo.models import LoraOptions, TinyOptions, build_models, export, train_tokenizer
 from ippo.models.loading import explain, load_policy
 
 TEXTS = ["Ava has 8 pens"]
@@ -237,7 +237,7 @@ class TestGguf:
         assert isinstance(policy, LlamaForCausalLM)
         assert tokenizer.eos_token_id == tokenizer.pad_token_id == 2
         models = build_models("lora", policy, lora=LoraOptions(rank=2))
-        models.merge_and_save(tmp_path / "plain", tokenizer)
+        export(models, tokenizer, tmp_path / "plain")
         plain, _ = load_policy(str(tmp_path / "plain"), TEXTS)
         ids = torch.tensor([[3, 4, 5]])
         with torch.no_grad():

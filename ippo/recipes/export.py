@@ -1,0 +1,49 @@
+"""``python -m ippo.recipes.math export``: a run's trained policy as a plain Hugging Face directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import lightning as L
+import torch
+
+from ippo.errors import require
+from ippo.models import export as write
+from ippo.recipes.evaluate import find_checkpoint, started_models
+from ippo.recipes.parser import build_parser, parse
+from ippo.recipes.presets import preset_files
+from ippo.recipes.report import print_export
+from ippo.recipes.run import build_module, console, load
+from ippo.recipes.screen import quiet
+
+if TYPE_CHECKING:
+    from ippo.recipes.run import Recipe
+
+
+def export(recipe: Recipe, arguments: Sequence[str]) -> None:
+    """Load a checkpoint over the models that its run began with, and write the policy out.
+
+    Raises:
+        UsageError: if an argument is wrong, or the run's start cannot be found.
+    """
+    presets = preset_files(arguments, recipe.tasks[0], recipe.policy)
+    parser = build_parser(f"python -m ippo.recipes.{recipe.name} export", __doc__ or "", presets)
+    parser.add_argument(
+        "--checkpoint", type=str | None, default=None, help="A run's directory, or one of its checkpoints."
+    )
+    parser.add_argument("--output", type=str | None, default=None, help="The directory to write.")
+    _, options = parse(parser, arguments)
+    for name in ("checkpoint", "output"):
+        require(options[name] is not None, name, None, f"say --{name} DIRECTORY")
+    checkpoint = find_checkpoint(options.checkpoint)
+    parser.default_config_files = [*parser.default_config_files, str(checkpoint.parent.parent / "config.yaml")]
+    _, options = parse(parser, arguments)
+    quiet()
+    L.seed_everything(options.seed_everything, verbose=False)
+    task, policy, tokenizer = load(options, recipe.tasks)
+    models = started_models(checkpoint, policy, tokenizer, task, options)
+    module = build_module(models, tokenizer, task, options)
+    module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    folder = write(models, tokenizer, options.output)
+    print_export(folder, options.sampling.max_new_tokens, options.chat, console)

@@ -25,7 +25,7 @@ from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
 from ippo.influence import ExactScorer, Uniform
 from ippo.influence.parameters import choose
-from ippo.models import SeparateModels, responses
+from ippo.models import SeparateModels, export, responses
 from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.rewards import NUMBERS
 from ippo.rollout.engines.hf import HFGenerate
@@ -256,7 +256,7 @@ def _step(policy: Any, watcher: Watcher) -> float:
 def _loaded_again(module: PPOModule, letters: PreTrainedTokenizerBase, episodes: Episodes) -> float:
     """Logits of the trained policy after it was saved and loaded."""
     with tempfile.TemporaryDirectory() as folder:
-        module.model.merge_and_save(folder, letters)
+        export(module.model, letters, folder)
         again = AutoModelForCausalLM.from_pretrained(folder).eval()
     first, second = (responses.response_logits(one, episodes) for one in (module.model.policy, again))
     return float((first - second).abs().max() / first.abs().max())

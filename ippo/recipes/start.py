@@ -63,6 +63,7 @@ def keep_start(run: Path, made_of: dict[str, str], folder: Path | None) -> None:
             shutil.copy2(file, unfinished / file.name)
     (unfinished / _ORIGIN).write_text(json.dumps(made_of, indent=2) + "\n")
     unfinished.chmod(0o755)
+    shutil.rmtree(start_of(run), ignore_errors=True)  # of a run that ended before its first checkpoint
     unfinished.replace(start_of(run))
 
 

@@ -67,8 +67,8 @@ def warm_start(
         cache: directory of finished warm starts; ``$IPPO_CACHE`` or ``~/.cache/ippo`` by default.
         lora: train such an adapter instead of every weight, and merge it.
         mixed: compute in bfloat16 (``bf16-mixed``); the weights stay as they are.
-        run: directory of a run. What it has kept holds (see :mod:`ippo.recipes.start`); else it is kept there.
-        resume: whether the run began earlier: then nothing is trained anew.
+        run: directory of a run, which keeps what it starts from (see :mod:`ippo.recipes.start`).
+        resume: whether the run began earlier: then what it has kept holds, and nothing is trained anew.
 
     Returns:
         The fine-tuned policy, and whether it had been made before.
@@ -76,7 +76,7 @@ def warm_start(
     Raises:
         UsageError: if it can neither be found nor made.
     """
-    if run is not None and start_of(run).is_dir():
+    if resume and run is not None and start_of(run).is_dir():
         return load_start(run, policy, tokenizer), True
     made_of = origin(policy, tokenizer) if run is not None else {}
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
@@ -86,10 +86,8 @@ def warm_start(
         return policy, False
     folder = kept_at(policy, tokenizer, rows, options, seed, cache, lora, mixed)
     others = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) > 0
-    remedy = (
-        f"its warm start is in neither {start_of(run or Path())} nor the cache ({folder}), and another would differ"
-    )
-    require(folder.is_dir() or not resume, "resume", str(run), remedy)
+    remedy = f"what it started from is neither there (start/) nor in the cache ({folder}), and another would differ"
+    require(folder.is_dir() or not resume, "run", str(run), remedy)
     while others and not folder.is_dir():  # the machine's first rank trains, its others wait
         time.sleep(0.5)
     if folder.is_dir():

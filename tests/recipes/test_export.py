@@ -75,7 +75,7 @@ def test_resuming_goes_on_from_the_very_same_start(run: Path, tmp_path: Path, mo
         assert main([place, "--resume", "--trainer.max_epochs=2", *more]) == 0
         assert not (tmp_path / f"cache of {name}").exists()
     assert equal(tmp_path / "one" / "policy", tmp_path / "two" / "policy")
-    assert not equal(tmp_path / "one" / "policy", run / "policy")
+    assert len(json.loads((tmp_path / "one" / "summary.json").read_text())["iterations"]) == 2
 
 
 class TestWhatIsRefused:

@@ -21,6 +21,9 @@ def require_language_model(policy: Any, name: str | None = None) -> None:
         UsageError: if it is wrapped by PEFT, has no language head, or is an encoder with a decoder.
     """
     require_unwrapped(policy)
+    adapted = getattr(policy, "_hf_peft_config_loaded", False)
+    remedy = "it has adapters already: merge them into its weights first; --layout lora trains adapters of its own"
+    require(not adapted, "policy", name or type(policy).__name__, remedy)
     name = name or type(policy).__name__
     remedy = "it reads a text with its encoder and writes with its decoder: give a model of a decoder alone"
     require(not policy.config.is_encoder_decoder, "policy", name, remedy)

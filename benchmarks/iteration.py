@@ -169,7 +169,7 @@ def with_filter(rounds: int, iterations: int) -> dict[str, float]:
     module, task = embedded_module(inner_epochs=4)
 
     def filtered(**options: Any) -> Callable[[], list[float]]:
-        return lambda: fit(module, task, iterations, InfluenceFilterCallback(**options)).seconds
+        return lambda: fit(module, task, iterations, InfluenceFilterCallback.paper(**options)).seconds
 
     return in_turn(
         rounds,
@@ -212,7 +212,7 @@ def scoring(rounds: int) -> dict[str, float]:
 def growth(iterations: int) -> dict[str, float]:
     """Change of each phase's seconds over a run of equal iterations, last quarter against first quarter, as a ratio."""
     module, task = embedded_module(inner_epochs=2)
-    phases = fit(module, task, iterations, InfluenceFilterCallback()).phases
+    phases = fit(module, task, iterations, InfluenceFilterCallback.paper()).phases
     quarter = max(1, iterations // 4)
     middle = lambda part, name: statistics.median(one[name] for one in part)  # noqa: E731
     return {name: middle(phases[-quarter:], name) / middle(phases[:quarter], name) for name in phases[0]}

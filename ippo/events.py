@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TypeVar
 
 import lightning as L
+from torch.utils.data import get_worker_info
+
+from ippo.errors import require
 
 Buffer = TypeVar("Buffer")
 
@@ -36,3 +39,17 @@ def emit(trainer: L.Trainer, module: L.LightningModule, event: str, episodes: Bu
             returned = method(trainer, module, episodes)
             episodes = episodes if returned is None else returned
     return episodes
+
+
+def require_logging(module: L.LightningModule) -> None:
+    """Refuse episodes that come from outside of the training step, as from a data loader that rolls out.
+
+    Nothing can be logged there, the trainer may not have started, and with workers it is another process.
+
+    Raises:
+        UsageError: if so.
+    """
+    hook = module._current_fx_name  # what Lightning's own log asks, though it has no public name
+    inside = hook == "training_step" or (hook or "").startswith(("on_train_batch", "on_train_epoch"))
+    remedy = "emit inside training_step, or filter the batches that the loader yields with unit='batch'"
+    require(inside and get_worker_info() is None, "emit", f"in {hook or 'a data loader'}", remedy)

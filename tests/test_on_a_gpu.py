@@ -35,13 +35,13 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICE, ACCELERATOR = "cuda", "gpu"
 
 FILTERS = {
-    "default": lambda: InfluenceFilterCallback(min_survival=0.0),
-    "all parameters": lambda: InfluenceFilterCallback(ExactScorer(), weight=Uniform(), min_survival=0.0),
-    "TracIn": lambda: InfluenceFilterCallback(TracInScorer(snapshots=2), min_survival=0.0),
-    "projection": lambda: InfluenceFilterCallback(RandomProjectionScorer(64), min_survival=0.0),
-    "lookahead": lambda: InfluenceFilterCallback(LookaheadScorer(), min_survival=0.0),
-    "Adam": lambda: InfluenceFilterCallback(direction=AdamPreconditioned(), min_survival=0.0),
-    "a part of the gold": lambda: InfluenceFilterCallback(direction_rows=3, min_survival=0.0),
+    "default": lambda: InfluenceFilterCallback.paper(min_survival=0.0),
+    "all parameters": lambda: InfluenceFilterCallback.paper(scorer=ExactScorer(), weight=Uniform(), min_survival=0.0),
+    "TracIn": lambda: InfluenceFilterCallback.paper(scorer=TracInScorer(snapshots=2), min_survival=0.0),
+    "projection": lambda: InfluenceFilterCallback.paper(scorer=RandomProjectionScorer(64), min_survival=0.0),
+    "lookahead": lambda: InfluenceFilterCallback.paper(scorer=LookaheadScorer(), min_survival=0.0),
+    "Adam": lambda: InfluenceFilterCallback.paper(direction=AdamPreconditioned(), min_survival=0.0),
+    "a part of the gold": lambda: InfluenceFilterCallback.paper(direction_rows=3, min_survival=0.0),
 }
 SMALL = [
     *("--tiny.hidden_size=16", "--tiny.layers=1", "--tiny.heads=2", "--tiny.intermediate_size=32"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning as L
@@ -20,11 +21,12 @@ class RunRecord(L.Callback):
         # Of the filters themselves: a curve keeps its last value over iterations that are not filtered.
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         filters = [one for one in callbacks if isinstance(one, InfluenceFilterCallback)]
-        applied = next((one.applied for one in filters if one.applied is not None), None)
+        applied = [one.applied for one in filters if one.applied is not None]
+        earlier = math.prod(selection.survival for selection in applied[:-1])  # the last one's weights are the product
         self.iterations.append(
             {
-                "kept_fraction": 1.0 if applied is None else applied.survival,
-                "effective_sample_size": 1.0 if applied is None else applied.effective_sample_size,
+                "kept_fraction": earlier * applied[-1].survival if applied else 1.0,
+                "effective_sample_size": earlier * applied[-1].effective_sample_size if applied else 1.0,
                 "gold_loss": next((one.gold_loss for one in filters if one.gold_loss is not None), None),
                 "em": logged.get("accuracy/em"),
                 "false_positive": logged.get("accuracy/false_positive"),

@@ -146,6 +146,82 @@ class TestDropping:
         make_trainer(given([1.0, *[-1.0] * 5], select=select)).fit(module, data)
         assert module.seen == [[1.0]]
 
+    def test_what_select_returns_puts_the_rows_back(self, make_trainer: MakeTrainer) -> None:
+        def select(batch: Any, kept: Tensor) -> Any:
+            whole = batch[:]
+            batch[:] = [part[kept] for part in batch]
+            return lambda: batch.__setitem__(slice(None), whole)
+
+        module, batch = Regression(), [X.clone(), Y.clone()]
+        scores = [1.0, *[-1.0] * 5]
+        make_trainer(given(scores, scores, select=select), max_epochs=2).fit(
+            module, DataLoader([batch], batch_size=None)
+        )
+        assert module.seen == [[1.0]] * 2
+        assert len(batch[0]) == 6
+
+    def test_texts_in_a_tuple_leave_with_their_rows(self, make_trainer: MakeTrainer) -> None:
+        names: list[Any] = []
+
+        class Named(Regression):
+            def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+                names.append(batch[2])
+                return super().training_step(batch, batch_idx)
+
+        rows = [(x, y, name) for x, y, name in zip(X, Y, "abcdef", strict=True)]
+        make_trainer(given([1.0, -1.0, 1.0, -1.0, -1.0, 1.0])).fit(Named(), DataLoader(rows, batch_size=6))
+        assert names == [("a", "c", "f")]
+
+    def test_whoever_looks_at_the_end_of_a_batch_sees_it_as_the_step_did(self, make_trainer: MakeTrainer) -> None:
+        seen: dict[str, int] = {}
+
+        class Look(L.Callback):
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+            def on_train_batch_end(
+                self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+            ) -> None:
+                seen[self.name] = len(batch[1])
+
+        class Looking(Regression):
+            def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+                seen["module"] = len(batch[1])
+
+        module, batch = Looking(), (X.clone(), Y.clone())
+        filters = given([1.0, *[-1.0] * 5])
+        make_trainer(Look("before"), filters, Look("after")).fit(module, DataLoader([batch], batch_size=None))
+        assert seen == {"before": 1, "after": 1, "module": 1}
+        assert len(batch[1]) == 6
+        assert "on_train_batch_end" not in vars(module)
+
+
+class TestBatchNorm:
+    """Statistics over one row are none."""
+
+    class Normed(Regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.seen.append(batch[1].tolist())
+            return losses(self, (self.norm(batch[0]), batch[1])).mean()
+
+    def test_two_rows_stay_where_one_would(self, tmp_path: Path, make_trainer: MakeTrainer) -> None:
+        module = self.Normed()
+        direction = {name: torch.ones_like(value) for name, value in module.named_parameters()}
+        callback = given([-2.0, 1.0, -1.0], [-1.0, 1.0, 2.0], direction=direction, audit="audit")
+        make_trainer(callback).fit(module, loader())
+        assert module.seen == [[-1.0, 0.0], [2.0, -2.0]]
+        assert parquet.read_table(tmp_path / "audit").to_pydict()["kept"] == [False, True, True] * 2
+
+    def test_none_stay_where_none_would(self, make_trainer: MakeTrainer) -> None:
+        module = self.Normed()
+        direction = {name: torch.ones_like(value) for name, value in module.named_parameters()}
+        make_trainer(given(DOWN, DOWN, direction=direction)).fit(module, loader())
+        assert module.seen == []
+
 
 class TestWeights:
     class Weighing(Regression):
@@ -156,7 +232,12 @@ class TestWeights:
     def test_all_rows_stay_and_the_mean_is_over_the_kept(self, make_trainer: MakeTrainer) -> None:
         module = self.Weighing()
         data = DataLoader([{"x": X[:4].clone(), "y": Y[:4].clone()}], batch_size=None)
-        callback = given([3.0, -1.0, 1.0, -1.0], action="weight", losses=lambda m, b: losses(m, (b["x"], b["y"])))
+        callback = given(
+            [3.0, -1.0, 1.0, -1.0],
+            action="weight",
+            weight=Proportional(),
+            losses=lambda m, b: losses(m, (b["x"], b["y"])),
+        )
         make_trainer(callback).fit(module, data)
         assert module.seen == [[3.0, 0.0, 1.0, 0.0]]  # proportional, of mean 1
 
@@ -175,10 +256,8 @@ class TestNothingSurvives:
     def test_what_earlier_batches_accumulated_is_stepped_on(self, make_trainer: MakeTrainer) -> None:
         filtered, plain = Regression(), Regression()
         make_trainer(given(UP, DOWN), accumulate_grad_batches=2).fit(filtered, loader())
-        make_trainer(accumulate_grad_batches=2).fit(plain, DataLoader(TensorDataset(X[:3], Y[:3]), 3))
-        halved = [value / 2 for value in weights(plain)]  # Lightning divides by 2 batches, here by the only one
-        assert weights(filtered) in (pytest.approx(halved), pytest.approx(weights(plain)))
-        assert weights(filtered) != [0.0, 0.0, 0.0]
+        make_trainer().fit(plain, DataLoader(TensorDataset(X[:3], Y[:3]), 3))
+        assert weights(filtered) == pytest.approx(weights(plain))  # the mean over the rows that stay, of both batches
 
     def test_keep_all(self, make_trainer: MakeTrainer) -> None:
         module = Regression()
@@ -195,7 +274,7 @@ class TestNothingSurvives:
     def test_where_other_ranks_have_survivors_this_one_adds_nothing(self, make_trainer: MakeTrainer) -> None:
         class Mute(L.Callback):
             def on_train_batch_start(self, *_: Any) -> None:
-                callback._cut._silent = True
+                callback._cut._share = 0.0
 
         callback, module = given(UP, UP), Regression()
         make_trainer(callback, Mute()).fit(module, loader())
@@ -380,6 +459,27 @@ class TestCurves:
         assert {"time/score", "influence/effective_sample_size"} <= set(events.Tags()["scalars"])
         assert events.Tags()["histograms"] == ["influence/scores"]
 
+    @pytest.mark.parametrize("options", [{}, {"warmup_batches": 4}, {"every_n_batches": 5}], ids=str)
+    def test_the_gold_loss_is_there_at_each_epochs_end_to_stop_by(
+        self, make_trainer: MakeTrainer, options: Any
+    ) -> None:
+        seen: list[float] = []
+        now: list[float] = []
+
+        class Look(L.Callback):
+            def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+                seen.append(float(trainer.callback_metrics["influence/gold_loss"]))
+                now.append(float(losses(pl_module, (X[:2], Y[:2])).mean()))
+
+        stop = EarlyStopping("influence/gold_loss", min_delta=1e6, patience=2, check_on_train_epoch_end=True)
+        callback = gold(on_empty="keep_all", min_survival=0.0, **options)
+        trainer = make_trainer(callback, stop, Look(), max_epochs=9, log_every_n_steps=50)
+        trainer.fit(Regression(), loader())
+        assert len(seen) == 3  # the first, and twice no better by the million that is asked for
+        unscored = {"warmup_batches": [0, 1], "every_n_batches": [1]}  # epochs, for which it is computed
+        for epoch in unscored.get(next(iter(options), ""), []):
+            assert seen[epoch] == pytest.approx(now[epoch])
+
     def test_without_a_logger(self, make_trainer: MakeTrainer) -> None:
         trainer = make_trainer(given(UP, UP))
         trainer.fit(Regression(), loader())
@@ -401,6 +501,35 @@ class TestCurves:
             (1, 2, "y=-2", True, ""),
         ]
         assert [row["score"] for row in rows][:2] == [1.0, -1.0]
+
+    def test_the_audit_files_tell_every_batch_once_after_a_stop_in_mid_epoch(
+        self, tmp_path: Path, make_trainer: MakeTrainer
+    ) -> None:
+        class Stop(L.Callback):
+            def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+                if trainer.global_step == 3:
+                    trainer.save_checkpoint(tmp_path / "three.ckpt")
+                if trainer.global_step == 5:
+                    raise RuntimeError("out of memory")
+
+        def run(*others: L.Callback, resume: Path | None = None) -> None:
+            callback = gold(dry_run=True, audit="audit", row_id=lambda batch: batch[1])
+            make_trainer(callback, *others, max_epochs=2).fit(Regression(), loader(1), ckpt_path=resume)
+
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(Stop())
+        assert len(parquet.read_table(tmp_path / "audit")) == 5
+        run(resume=tmp_path / "three.ckpt")
+        rows = sorted(parquet.read_table(tmp_path / "audit").to_pylist(), key=lambda row: row["batch"])
+        assert [row["batch"] for row in rows] == list(range(12))
+        assert [row["epoch"] for row in rows] == [0] * 6 + [1] * 6
+        assert [row["id"] for row in rows][6:] == Y.tolist()
+
+    def test_decisions_of_two_runs_are_not_mixed(self, make_trainer: MakeTrainer) -> None:
+        make_trainer(gold(audit="audit")).fit(Regression(), loader(6))
+        with pytest.raises(UsageError, match=r"audit = .* it holds the decisions of another run: name another"):
+            make_trainer(gold(audit="audit")).fit(Regression(), loader(6))
+        make_trainer(gold(audit="other")).fit(Regression(), loader(6))
 
 
 class Stream(Regression):
@@ -461,7 +590,7 @@ class TestRefusals:
         [
             ({"unit": "row"}, "unit = 'row': use buffer or batch"),
             ({"action": "flag"}, "action = 'flag': use drop or weight"),
-            ({"every_n_batches": 0}, "every_n_batches = 0: use at least 1"),
+            ({"every_n_batches": 0}, "every_n_batches = 0: use 1 or more"),
             ({"direction_every_n_batches": 0}, "direction_every_n_batches = 0"),
             ({"direction_rows": 0}, "direction_rows = 0"),
             ({"warmup_batches": -1}, "warmup_batches = -1: use 0 or more"),

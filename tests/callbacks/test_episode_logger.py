@@ -63,7 +63,7 @@ class TestFiles:
         self, tmp_path: Path, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:
         scores = GivenScores([3.0, -1.0, 1.0, 2.0], [1.0, 1.0, 1.0, 1.0])
-        trainer = make_trainer(InfluenceFilterCallback(scores), EpisodeLogger(), max_epochs=2)
+        trainer = make_trainer(InfluenceFilterCallback.paper(scorer=scores), EpisodeLogger(), max_epochs=2)
         trainer.fit(make_module(samples_per_prompt=2), data)
         names = ["iteration-00000-rank-00.parquet", "iteration-00001-rank-00.parquet"]
         assert sorted(os.listdir(tmp_path / "episodes")) == names

@@ -11,12 +11,12 @@ import torch
 from parts import GivenScores, MakeTrainer
 from pyarrow import parquet
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from ippo import emit
 from ippo.callbacks import InfluenceFilterCallback
 from ippo.errors import UsageError
-from ippo.influence import MaxVariance, Uniform, ValidationDirection
+from ippo.influence import MaxVariance, Proportional, Uniform, ValidationDirection
 
 STATES = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 1.0]])
 
@@ -76,7 +76,7 @@ def make_filter(*scores: list[float], **options: Any) -> InfluenceFilterCallback
 
 def test_a_dict_comes_back_as_a_dict_of_the_kept(make_trainer: MakeTrainer) -> None:
     module = Stranger()
-    make_trainer(make_filter([3.0, -1.0, 1.0, -1.0])).fit(module, data())
+    make_trainer(make_filter([3.0, -1.0, 1.0, -1.0], weight=Proportional())).fit(module, data())
     (episodes,) = module.trained
     assert episodes["state"].tolist() == STATES[[0, 2]].tolist()
     assert episodes["text"] == ["a", "c"]
@@ -117,7 +117,7 @@ def test_a_class_of_its_own(make_trainer: MakeTrainer) -> None:
 
 def test_weights_alone(make_trainer: MakeTrainer) -> None:
     module = Stranger()
-    make_trainer(make_filter([3.0, -1.0, 1.0, -1.0], action="weight")).fit(module, data())
+    make_trainer(make_filter([3.0, -1.0, 1.0, -1.0], action="weight", weight=Proportional())).fit(module, data())
     assert module.trained[0]["weight"].tolist() == [3.0, 0.0, 1.0, 0.0]
     assert len(module.trained[0]["text"]) == 4
 
@@ -137,6 +137,56 @@ def test_nothing_survives(make_trainer: MakeTrainer) -> None:
     module = Stranger()
     make_trainer(make_filter([-1.0] * 4, on_empty="keep_all")).fit(module, data())
     assert len(module.trained[0]["text"]) == 4
+
+
+def test_what_is_in_a_dict_of_the_dict_goes_with_its_episodes(make_trainer: MakeTrainer) -> None:
+    def make(**columns: Any) -> dict[str, Any]:
+        return {**columns, "more": {"step": torch.arange(4), "pair": (torch.zeros(4, 2), list("efgh"))}}
+
+    module = Stranger(make)
+    make_trainer(make_filter([1.0, -1.0, 1.0, -1.0])).fit(module, data())
+    (episodes,) = module.trained
+    assert episodes["more"]["step"].tolist() == [0, 2]
+    assert [len(part) for part in episodes["more"]["pair"]] == [2, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_episodes_of_a_data_loader_are_told_from_those_of_a_step(make_trainer: MakeTrainer, workers: int) -> None:
+    """A loader that rolls out runs before the step, where nothing can be logged."""
+
+    class Rollouts(IterableDataset):
+        def __init__(self, module: Any) -> None:
+            self.module = module
+
+        def __iter__(self) -> Any:
+            episodes = {"state": STATES, "rewards": torch.ones(4)}
+            yield emit(self.module.trainer, self.module, "on_rollout_end", episodes)
+
+    class Loading(Stranger):
+        def train_dataloader(self) -> DataLoader:
+            return DataLoader(Rollouts(self), batch_size=None, num_workers=workers, multiprocessing_context=context)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.losses(batch).mean()
+
+    context = "fork" if workers else None
+    with pytest.raises(
+        (UsageError, RuntimeError), match=r"emit = 'in .*data.?loader': .* filter the batches .* with unit='batch'"
+    ):
+        make_trainer(make_filter([1.0] * 4)).fit(Loading())
+    make_trainer(make_filter([1.0] * 4, unit="batch")).fit(Loading())
+
+
+@pytest.mark.parametrize("option", [{"patience": 1}, {"on_empty": "stop"}], ids=str)
+def test_episodes_without_a_gradient_end_no_training(make_trainer: MakeTrainer, option: Any) -> None:
+    """All rewards alike: an advantage of 0, and nothing to learn from this time."""
+    nothing, none = [0.0] * 4, [-1.0, -1.0, 0.0, 0.0]
+    callback = make_filter(nothing, nothing, [1.0] * 4, nothing, none, [1.0] * 4, **option)
+    trainer = make_trainer(callback, max_epochs=6)
+    module = Stranger()
+    trainer.fit(module, data())
+    assert trainer.current_epoch == 5
+    assert callback.stopping_reason_message is not None
 
 
 def test_what_cannot_be_filtered_is_refused(make_trainer: MakeTrainer) -> None:

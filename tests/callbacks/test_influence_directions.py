@@ -44,7 +44,7 @@ TAGS = {"influence/kept_fraction", "influence/score_mean", "influence/effective_
 def keep_all(scorer: Scorer | None = None, direction: Any = None, **options: Any) -> InfluenceFilterCallback:
     """A filter that scores, and then drops nothing and weighs nothing: its scores come in the order of the buffer."""
     options = {"keep": TopFraction(1.0), "weight": Uniform(), "min_survival": 0.0, **options}
-    return InfluenceFilterCallback(scorer, direction, **options)
+    return InfluenceFilterCallback.paper(scorer=scorer or ExactScorer(), direction=direction, **options)
 
 
 class Looks(L.Callback):
@@ -138,14 +138,14 @@ class TestRuns:
     def test_with_every_scorer(
         self, make: Any, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:
-        callback = InfluenceFilterCallback(make(), min_survival=0.0)
+        callback = InfluenceFilterCallback.paper(scorer=make(), min_survival=0.0)
         self.fit(callback, make_module(samples_per_prompt=2), make_trainer, data)
 
     @pytest.mark.parametrize("make", DIRECTIONS.values(), ids=DIRECTIONS)
     def test_with_every_direction(
         self, make: Any, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:
-        callback = InfluenceFilterCallback(direction=make(), min_survival=0.0)
+        callback = InfluenceFilterCallback.paper(direction=make(), min_survival=0.0)
         self.fit(callback, make_module(samples_per_prompt=2), make_trainer, data)
 
     def test_the_loss_of_the_gold_solutions_is_a_curve(
@@ -154,7 +154,7 @@ class TestRuns:
         module = make_module(samples_per_prompt=2)
         with torch.no_grad():
             before = float(demonstration_loss(module.model.policy, gold).mean())
-        callback = InfluenceFilterCallback(direction=AdamPreconditioned(), min_survival=0.0)
+        callback = InfluenceFilterCallback.paper(direction=AdamPreconditioned(), min_survival=0.0)
         first, second = self.fit(callback, module, make_trainer, data).curves
         assert first["influence/gold_loss"] == pytest.approx(before, rel=1e-4)
         assert second["influence/gold_loss"] != first["influence/gold_loss"]
@@ -162,7 +162,7 @@ class TestRuns:
     def test_a_direction_without_a_loss_of_its_own_has_no_such_curve(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:
-        callback = InfluenceFilterCallback(direction=BufferDirection(), min_survival=0.0)
+        callback = InfluenceFilterCallback.paper(direction=BufferDirection(), min_survival=0.0)
         for curves in self.fit(callback, make_module(samples_per_prompt=2), make_trainer, data).curves:
             assert "influence/gold_loss" not in curves
 
@@ -372,8 +372,8 @@ class TestSeveralFilters:
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:
         looks = [
-            InfluenceFilterCallback(ExactScorer(parameters=1), dry_run=True, name="last"),
-            InfluenceFilterCallback(direction=BufferDirection(), dry_run=True, name="buffer"),
+            InfluenceFilterCallback.paper(scorer=ExactScorer(parameters=1), dry_run=True, name="last"),
+            InfluenceFilterCallback.paper(direction=BufferDirection(), dry_run=True, name="buffer"),
         ]
         alone, beside = Recorder(), Recorder()
         make_trainer(Reseed(), keep_all(), alone).fit(make_module(), data)
@@ -519,7 +519,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(
     def fit(iterations: int, checkpoint: Path | None = None) -> tuple[L.Trainer, dict[str, Tensor]]:
         module, callback = (
             make_module(samples_per_prompt=2),
-            InfluenceFilterCallback(direction=make(), min_survival=0.0),
+            InfluenceFilterCallback.paper(direction=make(), min_survival=0.0),
         )
         callbacks = (callback, ReproducibleState()) if place == "before" else (ReproducibleState(), callback)
         trainer = make_trainer(*callbacks, max_epochs=iterations)

@@ -31,7 +31,7 @@ def data(task: Task) -> PromptDataModule:
 
 
 def given(*scores: list[float], **options: Any) -> InfluenceFilterCallback:
-    return InfluenceFilterCallback(GivenScores(*scores), **options)
+    return InfluenceFilterCallback.paper(scorer=GivenScores(*scores), **options)
 
 
 class TestVerdict:
@@ -78,7 +78,7 @@ class TestVerdict:
                 self.scores = scorer.score(pl_module.model.policy, pl_module.policy_losses, [episodes], direction)
 
         by_hand = Score()
-        make_trainer(by_hand, InfluenceFilterCallback(batch_size=3), recorder).fit(make_module(), data)
+        make_trainer(by_hand, InfluenceFilterCallback.paper(batch_size=3), recorder).fit(make_module(), data)
         table = recorder.episodes[0].records()
         assert (by_hand.scores > 0).any()
         assert (by_hand.scores < 0).any()
@@ -96,7 +96,7 @@ class TestVerdict:
         def losses(policy: Any, episodes: Episodes) -> torch.Tensor:
             return policy.model.norm.weight[0] * (episodes.lengths - 10.5)
 
-        callback = InfluenceFilterCallback(direction=direction, losses=losses, on_empty="keep_all")
+        callback = InfluenceFilterCallback.paper(direction=direction, losses=losses, on_empty="keep_all")
         make_trainer(callback, recorder).fit(module, data)
         for part in (recorder.episodes[0], *recorder.episodes[0].dropped):
             assert part.extras["score"] == pytest.approx((part.lengths - 10.5).tolist())
@@ -152,7 +152,7 @@ def test_scores_as_many_episodes_at_a_time_as_ppo_trains_on(
             sizes.extend(len(batch) for batch in batches)
             return super().score(module, losses, batches, direction)
 
-    callback = InfluenceFilterCallback(Sizes(), one_pass=False, batch_size=batch_size)
+    callback = InfluenceFilterCallback.paper(scorer=Sizes(), one_pass=False, batch_size=batch_size)
     make_trainer(callback).fit(make_module(samples_per_prompt=2, micro_batch_size=3), data)
     assert max(sizes) == rows
     assert sum(sizes) == 4
@@ -163,10 +163,10 @@ class TestASecondFit:
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, task: Task
     ) -> None:
         other = PromptDataModule(dataclasses.replace(task, gold=task.gold[:1]), data.options)
-        used = InfluenceFilterCallback(min_survival=0.0)
+        used = InfluenceFilterCallback.paper(min_survival=0.0)
         make_trainer(used).fit(make_module(), other)
         scores = []
-        for callback in (used, InfluenceFilterCallback(min_survival=0.0)):
+        for callback in (used, InfluenceFilterCallback.paper(min_survival=0.0)):
             torch.manual_seed(0)
             recorder = Recorder()
             make_trainer(callback, recorder).fit(make_module(), data)
@@ -275,16 +275,21 @@ class TestStopInTime:
     def test_a_dry_run_leaves_nothing_to_stop_by(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:
-        callback = InfluenceFilterCallback(min_survival=1.0, dry_run=True)
+        callback = InfluenceFilterCallback.paper(min_survival=1.0, dry_run=True)
         make_trainer(callback, max_epochs=3).fit(make_module(), data)
         assert callback.batches == 3
         assert callback.survival.below == 0  # a run that goes on in earnest starts to count then
 
     def test_state_dict_round_trip(self) -> None:
-        callback, other = InfluenceFilterCallback(), InfluenceFilterCallback()
+        callback, other = InfluenceFilterCallback.paper(), InfluenceFilterCallback.paper()
         callback.survival.below, callback.batches = 3, 7
         other.load_state_dict(callback.state_dict())
-        expected = {"batches": 7, "below": 3, "direction": {"readings": 0}, "scorer": {}}
+        expected = {
+            "batches": 7,
+            "survival": {"below": 3, "sum": 0.0, "count": 0},
+            "direction": {"readings": 0},
+            "scorer": {},
+        }
         assert other.state_dict() == callback.state_dict() == expected
 
 
@@ -292,7 +297,7 @@ class TestRefusals:
     def test_a_direction_that_does_not_fit_is_told_before_the_first_rollout(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, engine: CountingEngine
     ) -> None:
-        callback = InfluenceFilterCallback(direction={"model.norm.weights": torch.ones(32)})
+        callback = InfluenceFilterCallback.paper(direction={"model.norm.weights": torch.ones(32)})
         with pytest.raises(UsageError, match=r"direction = .* it misses \d+ trainable parameters"):
             make_trainer(callback).fit(make_module(engine=engine), data)
         assert engine.calls == 0
@@ -303,7 +308,7 @@ class TestRefusals:
         module = make_module(engine=engine, sampling=Sampling(max_new_tokens=8))
         module.model.policy.config.max_position_embeddings = 40  # room for every prompt and its response
         with pytest.raises(UsageError, match=r"task\.gold\[\d\] = .* the policy's context is 40"):
-            make_trainer(InfluenceFilterCallback()).fit(module, data)
+            make_trainer(InfluenceFilterCallback.paper()).fit(module, data)
         assert engine.calls == 0
 
     @pytest.mark.parametrize(
@@ -314,7 +319,7 @@ class TestRefusals:
             ({"min_survival": NAN}, "min_survival = nan"),
             ({"patience": 0}, "patience = 0: use a whole number of at least 1"),
             ({"on_empty": "panic"}, "on_empty = 'panic': use skip, keep_all or stop"),
-            ({"batch_size": 0}, "batch_size = 0: use at least 1"),
+            ({"batch_size": 0}, "batch_size = 0: use 1 or more"),
         ],
     )
     def test_options_out_of_range(self, options: dict[str, Any], message: str) -> None:

@@ -40,7 +40,7 @@ def test_the_record_holds_each_iterations_own_figures(
 ) -> None:
     record = RunRecord()
     trainer = make_trainer(
-        InfluenceFilterCallback(min_survival=0.0), record, **{"logger": True, **options}, max_epochs=2
+        InfluenceFilterCallback.paper(min_survival=0.0), record, **{"logger": True, **options}, max_epochs=2
     )
     trainer.fit(make_module(), data)
     assert len(record.iterations) == 2
@@ -57,8 +57,8 @@ def test_iterations_that_are_not_filtered_have_no_figures_of_a_filter(
 ) -> None:
     record = RunRecord()
     filters = [
-        InfluenceFilterCallback(every_n_batches=2, min_survival=0.0),
-        InfluenceFilterCallback(every_n_batches=4, dry_run=True, name="look"),
+        InfluenceFilterCallback.paper(every_n_batches=2, min_survival=0.0),
+        InfluenceFilterCallback.paper(every_n_batches=4, dry_run=True, name="look"),
     ]
     make_trainer(*filters, record, max_epochs=4).fit(make_module(), data)
     kept = [one["kept_fraction"] for one in record.iterations]
@@ -70,7 +70,7 @@ def test_iterations_that_are_not_filtered_have_no_figures_of_a_filter(
 
 def test_a_dry_run_keeps_all(make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule) -> None:
     record = RunRecord()
-    make_trainer(InfluenceFilterCallback(dry_run=True), record).fit(make_module(), data)
+    make_trainer(InfluenceFilterCallback.paper(dry_run=True), record).fit(make_module(), data)
     (one,) = record.iterations
     assert (one["kept_fraction"], one["effective_sample_size"]) == (1.0, 1.0)
     assert one["seconds"]["scoring"] > 0

@@ -69,7 +69,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(
 ) -> None:
     def fit(iterations: int, checkpoint: Path | None = None) -> tuple[L.Trainer, dict[str, torch.Tensor]]:
         module = make_module(samples_per_prompt=2)
-        callbacks = (InfluenceFilterCallback(min_survival=0.0), ReproducibleState())
+        callbacks = (InfluenceFilterCallback.paper(min_survival=0.0), ReproducibleState())
         trainer = make_trainer(*callbacks, max_epochs=iterations, limit_val_batches=validate)
         trainer.fit(module, data, ckpt_path=checkpoint)
         return trainer, state(module.model)

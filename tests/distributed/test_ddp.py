@@ -170,7 +170,7 @@ def test_two_ranks_end_where_one_does(
     tmp_path: Path, task: Task, train: Train, make_module: MakeModule, kept: tuple[int, int]
 ) -> None:
     def make() -> L.Callback:
-        return InfluenceFilterCallback(ByPlace(task, kept), weight=Uniform(), min_survival=0.0)
+        return InfluenceFilterCallback.paper(scorer=ByPlace(task, kept), weight=Uniform(), min_survival=0.0)
 
     for one, rank in both(train, tmp_path, make, judge=True):
         assert_same(rank, one)
@@ -196,14 +196,20 @@ def test_scorers_directions_and_keep_rules_see_the_buffers_of_both_ranks(tmp_pat
     free: dict[str, Any] = {"min_survival": 0.0}
     adam = AdamPreconditioned(eps=1e-4)  # with less, a gradient that is rounding alone is blown up, by one rank or two
     makers: list[Callable[[], L.Callback]] = [
-        lambda: InfluenceFilterCallback(weight=Proportional(), **free),
-        lambda: InfluenceFilterCallback(one_pass=False, keep=TopFraction(0.3), **free),
-        lambda: InfluenceFilterCallback(direction=BufferDirection(leave_one_out=True), keep=TopFraction(0.3), **free),
-        lambda: InfluenceFilterCallback(direction=ReturnDirection(), keep=TopFraction(0.5), **free),
-        lambda: InfluenceFilterCallback(direction=adam, keep=TopFraction(0.5), weight=Uniform(), **free),
-        lambda: InfluenceFilterCallback(TracInScorer(snapshots=2), keep=TopFraction(0.5), **free),
-        lambda: InfluenceFilterCallback(RandomProjectionScorer(rank=8), direction=BufferDirection(True), **free),
-        lambda: InfluenceFilterCallback(ExactScorer("jvp"), keep=MaxVariance(samples=2), weight=Uniform(), **free),
+        lambda: InfluenceFilterCallback.paper(weight=Proportional(), **free),
+        lambda: InfluenceFilterCallback.paper(one_pass=False, keep=TopFraction(0.3), **free),
+        lambda: InfluenceFilterCallback.paper(
+            direction=BufferDirection(leave_one_out=True), keep=TopFraction(0.3), **free
+        ),
+        lambda: InfluenceFilterCallback.paper(direction=ReturnDirection(), keep=TopFraction(0.5), **free),
+        lambda: InfluenceFilterCallback.paper(direction=adam, keep=TopFraction(0.5), weight=Uniform(), **free),
+        lambda: InfluenceFilterCallback.paper(scorer=TracInScorer(snapshots=2), keep=TopFraction(0.5), **free),
+        lambda: InfluenceFilterCallback.paper(
+            scorer=RandomProjectionScorer(rank=8), direction=BufferDirection(True), **free
+        ),
+        lambda: InfluenceFilterCallback.paper(
+            scorer=ExactScorer("jvp"), keep=MaxVariance(samples=2), weight=Uniform(), **free
+        ),
     ]
     gentle = {"learning_rate": 1e-4, "value_learning_rate": 1e-4, "inner_epochs": 1, "micro_batch_size": 8}
     for one, rank in both(train, tmp_path, *makers, iterations=2, **gentle):
@@ -212,7 +218,9 @@ def test_scorers_directions_and_keep_rules_see_the_buffers_of_both_ranks(tmp_pat
 
 def test_a_random_draw_is_the_same_on_both_ranks(tmp_path: Path, train: Train) -> None:
     ranks = on_ranks(
-        lambda rank: train(RANKS, InfluenceFilterCallback(keep=RandomMatched(TopFraction(0.5)), min_survival=0.0)),
+        lambda rank: train(
+            RANKS, InfluenceFilterCallback.paper(keep=RandomMatched(TopFraction(0.5)), min_survival=0.0)
+        ),
         tmp_path,
     )
     assert [curves["influence/kept_fraction"] for curves in ranks[0]["curves"]] == [0.5] * ITERATIONS
@@ -228,17 +236,21 @@ def test_a_rank_without_a_single_usable_episode_keeps_in_step(tmp_path: Path, ta
         return [float("nan") if place[prompt] % 2 else float(len(text) % 2) for prompt, text in pairs]
 
     def leave_one_out() -> L.Callback:
-        return InfluenceFilterCallback(direction=BufferDirection(leave_one_out=True), min_survival=0.0)
+        return InfluenceFilterCallback.paper(direction=BufferDirection(leave_one_out=True), min_survival=0.0)
 
     def projected() -> L.Callback:
-        return InfluenceFilterCallback(RandomProjectionScorer(8), direction=BufferDirection(True), min_survival=0.0)
+        return InfluenceFilterCallback.paper(
+            scorer=RandomProjectionScorer(8), direction=BufferDirection(True), min_survival=0.0
+        )
 
-    for one, rank in both(train, tmp_path, InfluenceFilterCallback, leave_one_out, projected, reward=reward):
+    for one, rank in both(train, tmp_path, InfluenceFilterCallback.paper, leave_one_out, projected, reward=reward):
         assert_same(rank, one)
 
 
 def test_the_survival_stop_is_one_decision(tmp_path: Path, task: Task, train: Train) -> None:
-    for one, rank in both(train, tmp_path, lambda: InfluenceFilterCallback(ByPlace(task, (5, 0)), min_survival=0.3)):
+    for one, rank in both(
+        train, tmp_path, lambda: InfluenceFilterCallback.paper(scorer=ByPlace(task, (5, 0)), min_survival=0.3)
+    ):
         assert_same(rank, one)
         assert len(rank["curves"]) == 2
         assert rank["stopped_by"][0] == "below 30% of the episodes survived, 2 iterations in a row"

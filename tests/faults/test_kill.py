@@ -62,7 +62,7 @@ def _bytes(content: Any, save: Callable[..., None] = torch.save) -> bytes:
 
 
 def _filter() -> L.Callback:
-    return InfluenceFilterCallback(ExactScorer("ghost"), one_pass=False, min_survival=0.0)
+    return InfluenceFilterCallback.paper(scorer=ExactScorer("ghost"), one_pass=False, min_survival=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,7 @@ def reference_fault(change: Callable[[Tensor], Tensor]) -> Callable[[PPOModule],
         ([LookBackFault(lambda logprobs: poison(logprobs, -INF))], {}),
         ([], {"prepare": reference_fault(lambda logprobs: poison(logprobs, NAN))}),
         ([], {"prepare": values_fault(lambda values: poison(values, INF))}),
-        ([InfluenceFilterCallback(GivenScores(*[[1.0] * ROW + [NAN] + [1.0] * 10] * 3))], {}),
+        ([InfluenceFilterCallback.paper(scorer=GivenScores(*[[1.0] * ROW + [NAN] + [1.0] * 10] * 3))], {}),
     ],
     ids=["reward NaN", "reward Inf", "log-prob NaN", "log-prob Inf", "reference NaN", "value Inf", "score NaN"],
 )
@@ -204,7 +204,7 @@ def test_a_buffer_without_a_usable_episode_stops_the_run(run: Any, value: float,
 
 
 def test_scores_that_are_all_nan_leave_the_policy_as_it_is(run: Any) -> None:
-    _, told, _, recorder = run(InfluenceFilterCallback(GivenScores(*[[NAN] * 16] * 3), min_survival=0.0))
+    _, told, _, recorder = run(InfluenceFilterCallback.paper(scorer=GivenScores(*[[NAN] * 16] * 3), min_survival=0.0))
     assert "score is not finite; left out" in told
     assert [one["guard/episodes"] for one in recorder.curves] == [16.0] * 3
 
@@ -215,7 +215,7 @@ class TestRefusals:
     ) -> None:
         direction = {name: torch.full_like(value, NAN) for name, value in state(make_module().model.policy).items()}
         with pytest.raises(UsageError, match=r"direction\[.*\] = 'NaN or Inf': mend the reference loss"):
-            run(InfluenceFilterCallback(direction=direction))
+            run(InfluenceFilterCallback.paper(direction=direction))
 
     def test_one_that_breaks_later_ends_the_run_and_leaves_its_checkpoint(
         self, run: Any, gold: Any, tmp_path: Path
@@ -227,7 +227,7 @@ class TestRefusals:
             return demonstration_loss(policy, batch) * (NAN if len(calls) > 2 else 1.0)
 
         with pytest.raises(UsageError, match="mend the reference loss"):
-            run(InfluenceFilterCallback(direction=ValidationDirection([gold], loss), min_survival=0.0))
+            run(InfluenceFilterCallback.paper(direction=ValidationDirection([gold], loss), min_survival=0.0))
         assert [torch.load(path, weights_only=True)["epoch"] for path in tmp_path.glob("checkpoints/*.ckpt")] == [0]
 
     def test_a_reward_that_does_not_answer_for_every_episode(self, run: Any) -> None:

@@ -65,7 +65,7 @@ def fit(task: Task, tokenizer: PreTrainedTokenizerFast, data: PromptDataModule, 
             models, tokenizer, is_odd, task.check, options, Sampling(max_new_tokens=24), EvaluationOptions(samples=2)
         )
         torch.manual_seed(0)
-        influence = InfluenceFilterCallback(keep=PositiveScore(), weight=Uniform(), min_survival=0.0)
+        influence = InfluenceFilterCallback.paper(keep=PositiveScore(), weight=Uniform(), min_survival=0.0)
         make_trainer(influence, recorder, max_epochs=2).fit(module, data)
         return recorder
 

@@ -338,7 +338,7 @@ class TestIteration:
     ) -> None:
         module = make_module(**options)
         before = state(module.model.policy)
-        make_trainer(InfluenceFilterCallback(min_survival=0.0), recorder, max_epochs=2).fit(module, data)
+        make_trainer(InfluenceFilterCallback.paper(min_survival=0.0), recorder, max_epochs=2).fit(module, data)
         assert changed(before, state(module.model.policy))
         assert len(recorder.curves) == 2
         assert all(torch.isfinite(torch.tensor(list(curves.values()))).all() for curves in recorder.curves)
@@ -485,7 +485,7 @@ class TestBrokenPolicies:
         policy: LlamaForCausalLM,
     ) -> None:
         module = make_module(push_eos(policy, -1e4), sampling=Sampling(max_new_tokens=6))
-        trainer = make_trainer(InfluenceFilterCallback(min_survival=0.0), recorder, limit_val_batches=1)
+        trainer = make_trainer(InfluenceFilterCallback.paper(min_survival=0.0), recorder, limit_val_batches=1)
         (curves,) = self.fit(module, trainer, data, recorder)
         assert curves["reward/unfinished"] == 1.0
         assert curves["reward/mean"] == 0.0
@@ -500,7 +500,7 @@ class TestBrokenPolicies:
         policy: LlamaForCausalLM,
     ) -> None:
         module = make_module(push_eos(policy))
-        trainer = make_trainer(InfluenceFilterCallback(min_survival=0.0), recorder, limit_val_batches=1)
+        trainer = make_trainer(InfluenceFilterCallback.paper(min_survival=0.0), recorder, limit_val_batches=1)
         (curves,) = self.fit(module, trainer, data, recorder)
         assert curves["reward/unfinished"] == 0.0
         assert curves["reward/length"] == 1.0
@@ -550,7 +550,7 @@ class TestRefusals:
     def test_prompts_without_gold_solutions(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, options: dict[str, float]
     ) -> None:
-        callbacks = [] if options else [InfluenceFilterCallback()]
+        callbacks = [] if options else [InfluenceFilterCallback.paper()]
         with pytest.raises(UsageError, match=r"datamodule = 'NoneType': .* fit with a PromptDataModule"):
             make_trainer(*callbacks).fit(make_module(**options), [{"prompt": ["2?"], "answer": ["2"]}])
 
@@ -665,7 +665,9 @@ def test_every_tag_of_the_design_reaches_tensorboard(
     tmp_path: Any, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
 ) -> None:
     logger = TensorBoardLogger(tmp_path, name="", version="ppo")
-    trainer = make_trainer(InfluenceFilterCallback(min_survival=0.0), logger=logger, max_epochs=3, limit_val_batches=1)
+    trainer = make_trainer(
+        InfluenceFilterCallback.paper(min_survival=0.0), logger=logger, max_epochs=3, limit_val_batches=1
+    )
     trainer.fit(make_module(), data)
     events = EventAccumulator(str(tmp_path / "ppo"), size_guidance={"histograms": 0}).Reload()
     assert set(events.Tags()["scalars"]) >= TAGS
@@ -678,7 +680,10 @@ def test_pinned_run(
     make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, recorder: Recorder
 ) -> None:
     """If this fails, the algorithm has changed: on purpose, and the numbers are to be renewed, or by mistake."""
-    module, callbacks = make_module(inner_epochs=2), (Reseed(), InfluenceFilterCallback(min_survival=0.0), recorder)
+    module, callbacks = (
+        make_module(inner_epochs=2),
+        (Reseed(), InfluenceFilterCallback.paper(min_survival=0.0), recorder),
+    )
     make_trainer(*callbacks, max_epochs=3).fit(module, data)
     expected = {
         "reward/mean": [0.0625, 0.3125, 0.5625],

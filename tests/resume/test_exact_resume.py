@@ -23,12 +23,12 @@ from ippo.recipes.math import main
 
 FILTERS: dict[str, Callable[[], list[L.Callback]]] = {
     "plain": list,
-    "uniform": lambda: [InfluenceFilterCallback(weight=Uniform(), min_survival=0.0)],
+    "uniform": lambda: [InfluenceFilterCallback.paper(weight=Uniform(), min_survival=0.0)],
     "adaptive price": lambda: [AdaptiveKL(target=0.01, rate=1.0)],
-    "random": lambda: [InfluenceFilterCallback(keep=RandomMatched(), min_survival=0.0)],
-    "TracIn": lambda: [InfluenceFilterCallback(TracInScorer(snapshots=3), min_survival=0.0)],
-    "part of the gold": lambda: [InfluenceFilterCallback(direction_rows=3, min_survival=0.0)],
-    "AdamPreconditioned": lambda: [InfluenceFilterCallback(direction=AdamPreconditioned(), min_survival=0.0)],
+    "random": lambda: [InfluenceFilterCallback.paper(keep=RandomMatched(), min_survival=0.0)],
+    "TracIn": lambda: [InfluenceFilterCallback.paper(scorer=TracInScorer(snapshots=3), min_survival=0.0)],
+    "part of the gold": lambda: [InfluenceFilterCallback.paper(direction_rows=3, min_survival=0.0)],
+    "AdamPreconditioned": lambda: [InfluenceFilterCallback.paper(direction=AdamPreconditioned(), min_survival=0.0)],
 }
 
 

@@ -1,4 +1,4 @@
-"""What a rollout buffer may be, anything with ``select`` and ``reweight`` or a dict, and what a selection does."""
+"""What a rollout buffer may be, anything with ``select`` and ``reweight`` or a dict, and what a selection does to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ippo.callbacks.influence.batch_rows import count_rows
+from ippo.callbacks.influence.batch_rows import checked_weights, count_rows, pick_rows
 from ippo.errors import require
 from ippo.influence import Selection
 from ippo.rollout.episodes import Episodes
@@ -17,7 +17,7 @@ from ippo.rollout.episodes import Episodes
 
 class Buffer(Protocol):
     """Episodes of an existing project. :class:`ippo.Episodes` is one; ``chunks(size)``, where a buffer has it, gives
-    the parts that are scored at a time."""
+    the parts that are scored at a time, and ``weights`` ([n]) is what the filters before have set."""
 
     def select(self, mask: Tensor) -> Any:
         """The episodes where ``mask`` ([n] bool) is True, as a new buffer."""
@@ -46,8 +46,7 @@ class DictBuffer:
 
     def select(self, mask: Tensor) -> DictBuffer:
         """See :class:`Buffer`; what has no entry an episode stays as it is."""
-        n = len(self)
-        return DictBuffer({key: _pick(value, mask, n) for key, value in self.columns.items()})
+        return DictBuffer(pick_rows(self.columns, mask, "episodes"))
 
     def reweight(self, weights: Tensor) -> DictBuffer:
         """See :class:`Buffer`."""
@@ -92,9 +91,21 @@ def cut(buffer: Any, selection: Selection, own: slice, weigh: bool) -> Any:
     )
 
 
-def _pick(value: Any, mask: Tensor, n: int) -> Any:
-    if isinstance(value, Tensor) and value.dim():
-        return value[mask.to(value.device)]
-    if isinstance(value, list | tuple) and len(value) == n:
-        return [one for one, stays in zip(value, mask.tolist(), strict=True) if stays]
-    return value
+def weights_of(buffer: Any, rows: int, needed: bool = False) -> Tensor | None:
+    """[n] the weights that episodes come with; None where they have none.
+
+    Args:
+        buffer: of this rank.
+        rows: how many episodes it has.
+        needed: an earlier filter has set some.
+
+    Raises:
+        UsageError: if they cannot be read, or what stands in their place are no weights.
+    """
+    if isinstance(buffer, DictBuffer):
+        found, place = buffer.columns.get("weight"), "episodes['weight']"
+    else:
+        found, place = getattr(buffer, "weights", None), "episodes.weights"
+    remedy = "the weights of two filters multiply: give it an attribute weights, what reweight has set"
+    require(found is not None or not needed, "episodes", f"a {type(buffer).__name__}", remedy)
+    return None if found is None else checked_weights(found, rows, place)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -28,7 +28,8 @@ class FilterCurves:
     def __init__(self, name: str) -> None:
         self.name = name
         self._sums: dict[str, float] = defaultdict(float)
-        self._verdicts = 0
+        self._selections = 0
+        self._gold_losses: list[float] = []  # of this epoch
 
     def rollout(
         self, module: L.LightningModule, selection: Selection, loss: float | None, episodes: Any, number: int
@@ -42,7 +43,8 @@ class FilterCurves:
             episodes: what was judged on this rank; :class:`ippo.Episodes` also tell their classes.
             number: of the iteration.
         """
-        shares = _of_verdict(selection, loss)
+        self._note(loss)
+        shares = _of_selection(selection, loss)
         module.log(f"{self.name}/kept_fraction", shares.pop("kept_fraction"), prog_bar=True)
         module.log_dict({f"{self.name}/{curve}": share for curve, share in shares.items()})
         if isinstance(episodes, Episodes):
@@ -54,9 +56,10 @@ class FilterCurves:
 
     def batch(self, module: L.LightningModule, selection: Selection, loss: float | None, number: int) -> None:
         """Take in a selection on a batch."""
-        for curve, share in _of_verdict(selection, loss).items():
+        self._note(loss)
+        for curve, share in _of_selection(selection, loss).items():
             self._sums[curve] += share
-        self._verdicts += 1
+        self._selections += 1
         if _logs_now(module.trainer):
             self._histogram(module, selection, number)
 
@@ -64,16 +67,31 @@ class FilterCurves:
         """Take in what a step took, filtered or not, and log the means if it is time."""
         self._sums["step"] += seconds
         self._sums["score"] += of_them_scoring
-        if not self._verdicts or not _logs_now(module.trainer):
+        if not self._selections or not _logs_now(module.trainer):
             return
         step, score = self._sums.pop("step"), self._sums.pop("score")
-        module.log("time/score", score / self._verdicts)
+        module.log("time/score", score / self._selections)
         module.log(f"{self.name}/cost", score / step)
-        means = {curve: total / self._verdicts for curve, total in self._sums.items()}
+        means = {curve: total / self._selections for curve, total in self._sums.items()}
         module.log(f"{self.name}/kept_fraction", means.pop("kept_fraction"), prog_bar=True)
         module.log_dict({f"{self.name}/{curve}": mean for curve, mean in means.items()})
         self._sums.clear()
-        self._verdicts = 0
+        self._selections = 0
+
+    def end_epoch(self, module: L.LightningModule, latest: Callable[[], float | None]) -> None:
+        """Tell callbacks that monitor it the gold loss: the epoch's mean, whichever steps were logged.
+
+        Args:
+            module: the module that trains.
+            latest: the loss where no row was scored in this epoch.
+        """
+        losses, self._gold_losses = self._gold_losses, []
+        loss = sum(losses) / len(losses) if losses else latest()
+        if loss is not None:
+            module.log(f"{self.name}/gold_loss", loss, logger=False, batch_size=1)
+
+    def _note(self, loss: float | None) -> None:
+        self._gold_losses += [] if loss is None else [loss]
 
     def _histogram(self, module: L.LightningModule, selection: Selection, number: int) -> None:
         finite = selection.scores[torch.isfinite(selection.scores)]
@@ -97,7 +115,7 @@ def kept_by_class(chains: Sequence[str], kept: Sequence[bool]) -> dict[str, floa
     return {name: sum(stays) / len(stays) for name, stays in sorted(members.items())}
 
 
-def _of_verdict(selection: Selection, loss: float | None) -> dict[str, float]:
+def _of_selection(selection: Selection, loss: float | None) -> dict[str, float]:
     finite = selection.scores[torch.isfinite(selection.scores)]
     return {
         **({} if loss is None else {"gold_loss": loss}),

@@ -134,6 +134,17 @@ class HeldDirection:
         if self.gold is not None:
             self.gold.go_to(self._readings)
 
+    def measure(self, module: nn.Module) -> float | None:
+        """The loss that the direction is the gradient of at the module's present weights, computed for nothing."""
+        if isinstance(self.direction, Direction) and not self.needs_buffer:
+            before = 0 if self.gold is None else self.gold.readings
+            with isolate_rng(), scored(module, self.parameters):
+                resolve(self.direction, module)
+            if self.gold is not None:
+                self.gold.go_to(before)
+            return self.direction.mean_loss
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         held = {} if self._held is None else self._held._asdict()
         return {**held, "readings": 0 if self.gold is None else self.gold.readings}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,13 +14,16 @@ from ippo.errors import require
 from ippo.influence import KeepRule, Selection, WeightRule, select_episodes
 
 
-def select_together(scores: Tensor, batch: Any, keep: KeepRule, weight: WeightRule) -> tuple[Selection, slice]:
+def select_together(
+    scores: Tensor, batch: Any, keep: KeepRule, weight: WeightRule, before: Tensor | None = None
+) -> tuple[Selection, slice]:
     """The selection on the rows of all ranks, and where this rank's own are among them.
 
     Args:
         scores: [n] of this rank's rows.
         batch: the rows; their ``rewards`` and ``groups`` go to the keep rule where they have them.
         keep, weight: the rules.
+        before: [n] the weights that the rows come with; None for 1 each.
 
     Raises:
         UsageError: if the keep rule reads what the rows do not have.
@@ -37,6 +41,29 @@ def select_together(scores: Tensor, batch: Any, keep: KeepRule, weight: WeightRu
         require(not missing, "keep", rule, f"it reads {name}, but what it judges has no entry of that name")
         if values is not None:
             columns[name] = torch.as_tensor(values, device=scores.device)
+    before = None if before is None else gather(before.to(scores))[0]
     rewards, groups = gather(columns["rewards"])[0], gather(columns["groups"])[0]
     scores, own = gather(scores)
-    return select_episodes(scores, rewards, groups, keep, weight), own
+    return select_episodes(scores, rewards, groups, keep, weight, before), own
+
+
+def with_floor(selection: Selection, own: slice, floor: int) -> Selection:
+    """The selection with so many of this rank's rows kept at least, where any of them is: the highest of the other scores
+    fill up. Batch norm takes its statistics over the rows, and one row has none.
+
+    Example:
+        >>> from ippo.influence import PositiveScore, Uniform
+        >>> selection, own = select_together(torch.tensor([0.5, -0.5, -0.1]), {}, PositiveScore(), Uniform())
+        >>> with_floor(selection, own, 2).kept
+        tensor([ True, False,  True])
+    """
+    if floor == 1:
+        return selection
+    kept = selection.kept[own].clone()
+    missing = floor - int(kept.sum())
+    if 0 < missing < floor:
+        others = (~kept & selection.scores[own].isfinite()).nonzero().flatten()
+        kept[others[selection.scores[own][others].argsort(descending=True)[:missing]]] = True
+    kept, _ = gather(kept)
+    reasons = ["" if stays else reason for stays, reason in zip(kept.tolist(), selection.reasons, strict=True)]
+    return replace(selection, kept=kept, weights=kept.to(selection.weights), reasons=reasons)

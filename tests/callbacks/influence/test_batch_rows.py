@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding
 
-from ippo.callbacks.influence.batch_rows import column, count_rows, drop_rows, leaves, set_weight
+from ippo.callbacks.influence.batch_rows import (
+    RowReader,
+    column,
+    count_rows,
+    drop_rows,
+    pick_rows,
+    require_rows,
+    set_weight,
+)
 from ippo.errors import UsageError
 
 KEPT = torch.tensor([True, False, True])
@@ -35,6 +43,13 @@ BATCHES: dict[str, Any] = {
     "tensor": rows,
     "list": lambda: [rows(), torch.arange(3), ["a", "b", "c"]],
     "tuple": lambda: (rows(), torch.arange(3)),
+    "texts in a tuple": lambda: [rows(), ("a", "b", "c"), {"more": ("d", "e", "f")}],
+    "images of any size, with their boxes": lambda: [
+        [torch.zeros(4, width, 5) for width in (3, 4, 5)],
+        [{"boxes": torch.zeros(count, 4), "labels": torch.zeros(count)} for count in (3, 0, 7)],
+    ],
+    "channel by channel": lambda: {"channels": [rows(), rows() + 1], "y": torch.arange(3)},
+    "one number a row": lambda: {"x": rows(), "scales": [torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)]},
     "named tuple": lambda: Pair(rows(), torch.arange(3)),
     "dict": lambda: {"x": rows(), "text": ["a", "b", "c"], "temperature": 0.5, "none": None},
     "nested": lambda: {"inputs": {"x": rows()}, "more": (torch.arange(3), torch.tensor(7.0))},
@@ -44,20 +59,64 @@ BATCHES: dict[str, Any] = {
 }
 
 
-def content(batch: Any) -> list[Any]:
-    return [leaf.tolist() if isinstance(leaf, Tensor) else list(leaf) for _, leaf in leaves(batch)]
+def content(batch: Any, count: int = 3) -> list[Any]:
+    found = [leaf.value for leaf in RowReader().leaves(batch, count)]
+    return [leaf.tolist() if isinstance(leaf, Tensor) else list(leaf) for leaf in found]
 
 
 @pytest.mark.parametrize("kind", BATCHES)
 def test_rows_leave_in_place_and_come_back(kind: str) -> None:
     batch = BATCHES[kind]()
-    whole, held = content(batch), [leaf for _, leaf in leaves(batch)]
-    assert count_rows(batch) == 3
+    whole, held = content(batch), [leaf.value for leaf in RowReader().leaves(batch, 3)]
     undo = drop_rows(batch, KEPT)
-    assert content(batch) == [[values[0], values[2]] for values in whole]
-    assert all(now is before for (_, now), before in zip(leaves(batch), held, strict=True))
+    left = content(batch, 2)
+    assert [str(part) for part in left] == [str([values[0], values[2]]) for values in whole]
+    now = [leaf.value for leaf in RowReader().leaves(batch, 2)]
+    assert all(a is b for a, b in zip(now, held, strict=True) if not isinstance(a, tuple))
     undo()
-    assert content(batch) == whole
+    assert str(content(batch)) == str(whole)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BATCHES if not kind.startswith("images")])
+def test_counts_rows_and_picks_them_into_a_copy(kind: str) -> None:
+    batch = BATCHES[kind]()
+    whole = str(content(batch))
+    assert count_rows(batch) == 3
+    copy = pick_rows(batch, KEPT)
+    assert str(content(batch)) == whole
+    if kind not in ("frozen dataclass", "tokenizer's"):
+        drop_rows(batch, KEPT)
+        assert str(content(copy, 2)) == str(content(batch, 2))
+
+
+class TestColumnsOrRows:
+    """A list of tensors holds columns or rows: what fits, and where both do, as it was read before."""
+
+    @staticmethod
+    def pair(count: int) -> list[Tensor]:
+        return [torch.zeros(count, 4), torch.ones(count, 4)]
+
+    def test_two_tensors_alike_are_columns_once_a_batch_has_shown_it(self) -> None:
+        reader, batch = RowReader(), self.pair(2)
+        require_rows(self.pair(5), 5, reader)
+        drop_rows(batch, torch.tensor([True, False]), reader)
+        assert [len(part) for part in batch] == [1, 1]
+
+    def test_they_are_rows_where_there_are_as_many_losses(self) -> None:
+        reader, images = RowReader(), [torch.zeros(3, 4) for _ in range(5)]
+        require_rows([images], 5, reader)
+        batch = [[torch.zeros(3, 4) for _ in range(3)]]
+        drop_rows(batch, KEPT, reader)
+        assert [len(image) for image in batch[0]] == [3, 3]
+
+    def test_what_nobody_can_know_is_refused(self) -> None:
+        with pytest.raises(UsageError, match=r"batch = '2 entries of 2 rows each': rows or columns\? .* pass select="):
+            drop_rows(self.pair(2), torch.tensor([True, False]))
+
+    def test_other_types_or_axes_tell_columns_from_rows(self) -> None:
+        batch = [torch.zeros(2, 4), torch.tensor([0, 1])]
+        drop_rows(batch, torch.tensor([True, False]))
+        assert [len(part) for part in batch] == [1, 1]
 
 
 def test_what_is_no_row_stays() -> None:
@@ -84,11 +143,22 @@ class TestRefusals:
             (torch.eye(3).to_sparse(), "a torch.sparse_coo tensor"),
             ({"text": ["a", "b"]}, "without a tensor"),
             (torch.tensor(1.0), "without a tensor"),
+            (torch.nn.utils.rnn.pack_sequence([torch.zeros(2)]), "a PackedSequence"),
         ],
     )
     def test_names_the_place_and_the_remedy(self, batch: Any, message: str) -> None:
         with pytest.raises(UsageError, match=message):
             count_rows(batch)
+
+    def test_rows_that_cannot_leave_in_place(self) -> None:
+        with pytest.raises(
+            UsageError, match=r"batch\[1\] = 'a tuple of rows in a tuple': .* let collate_fn return lists"
+        ):
+            drop_rows((rows(), ("a", "b", "c")), KEPT)
+
+    def test_losses_of_another_number(self) -> None:
+        with pytest.raises(UsageError, match="losses = '2 losses for a batch of 3 rows'"):
+            require_rows([rows(), torch.arange(3)], 2, RowReader())
 
     def test_a_weight_needs_a_place(self) -> None:
         with pytest.raises(UsageError, match="a tuple has no place for it: use a dict"):
@@ -103,6 +173,9 @@ def test_weights_and_columns() -> None:
 
     batch, other = {"x": rows()}, Weighted(rows())
     for one in (batch, other):
-        set_weight(one, torch.ones(3))
+        undo = set_weight(one, torch.ones(3))
         assert torch.equal(column(one, "weight"), torch.ones(3))
         assert column(one, "rewards") is None
+        undo()
+        assert column(one, "weight") is None
+    assert "weight" not in batch

@@ -1,12 +1,26 @@
-"""A training step that does not happen, while everything around it goes on."""
+"""A method of a running module, replaced for the present batch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 
 from ippo.callbacks.influence.batch_rows import Undo
+
+
+def override(module: L.LightningModule, name: str, method: Callable[..., Any]) -> Undo:
+    """Let ``module.<name>`` be ``method``, on this instance alone. Returns what puts the module's own back."""
+    before = vars(module).get(name)  # one may have been set on the instance, hiding the class's
+
+    def undo() -> None:
+        delattr(module, name)
+        if before is not None:
+            setattr(module, name, before)
+
+    setattr(module, name, method)
+    return undo
 
 
 def skip_step(module: L.LightningModule) -> Undo:
@@ -15,15 +29,7 @@ def skip_step(module: L.LightningModule) -> Undo:
     The loop goes on around it. Gradients that earlier batches have accumulated are still stepped on, and learning rate
     schedules move on as they would have. Returns what puts the module's own step back.
     """
-    before = vars(module).get("training_step")  # a step may have been set on the instance, hiding the class's
-
-    def undo() -> None:
-        del module.training_step
-        if before is not None:
-            module.training_step = before  # type: ignore[method-assign]
-
-    module.training_step = _nothing  # type: ignore[method-assign]
-    return undo
+    return override(module, "training_step", _nothing)
 
 
 def _nothing(batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> None:

@@ -276,7 +276,9 @@ def _kind(value: Any) -> Hashable:
         return value.dtype, value.dim()
     if isinstance(value, Mapping):
         return frozenset(value)
-    return (type(value), frozenset(map(_kind, value))) if isinstance(value, list | tuple) else type(value)
+    if isinstance(value, list | tuple):
+        return type(value), frozenset(map(_kind, value))
+    return str(type(value))
 
 
 def _fit(value: Any, rows: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a rollout buffer may be, anything with ``select`` and ``reweight`` or a dict, and what a selection does to it."""
+"""What a rollout buffer may be, anything with ``select`` and ``reweight`` or a dict, and what a selection does."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def cut(buffer: Any, selection: Selection, own: slice, weigh: bool) -> Any:
     if isinstance(buffer, Episodes):
         buffer = buffer.reweight(mine.weights)
         return buffer if weigh else buffer.select(mine.kept, mine.reasons)
-    return (
-        buffer.reweight(selection.weights_over_all[own]) if weigh else buffer.reweight(mine.weights).select(mine.kept)
-    )
+    if weigh:
+        return buffer.reweight(selection.weights_over_all[own])
+    return buffer.reweight(mine.weights).select(mine.kept)
 
 
 def weights_of(buffer: Any, rows: int, needed: bool = False) -> Tensor | None:

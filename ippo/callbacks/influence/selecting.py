@@ -48,8 +48,8 @@ def select_together(
 
 
 def with_floor(selection: Selection, own: slice, floor: int) -> Selection:
-    """The selection with so many of this rank's rows kept at least, where any of them is: the highest of the other scores
-    fill up. Batch norm takes its statistics over the rows, and one row has none.
+    """The selection with so many of this rank's rows kept at least, where any of them is: the highest of the other
+    scores fill up. Batch norm takes its statistics over the rows, and one row has none.
 
     Example:
         >>> from ippo.influence import PositiveScore, Uniform

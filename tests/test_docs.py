@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import runpy
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from ippo.callbacks import InfluenceFilterCallback
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import preset_files
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (("docs/add-to-your-project.md", "# "), ("docs/tasks.md", "## Your own task"))  # from this heading on
+PAGES = (  # from this heading on
+    ("README.md", "## Add it to your project"),
+    ("docs/add-to-your-project.md", "# "),
+    ("docs/tasks.md", "## Your own task"),
+)
 ALL = [
     str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("ippo/**/*.md"))
 ]
@@ -30,6 +38,31 @@ def test_snippets_run_one_after_the_other(
     script.write_text("\n".join(blocks))
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(script))
+
+
+def built(node: Any) -> Any:
+    """What Hydra makes of a config: ``_target_`` is called with what stands beside it."""
+    if isinstance(node, list):
+        return [built(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    options = {key: built(value) for key, value in node.items() if key != "_target_"}
+    if "_target_" not in node:
+        return options
+    if node["_target_"] == "hydra.utils.get_method":
+        return pkgutil.resolve_name(options["path"])
+    return pkgutil.resolve_name(node["_target_"])(**options)
+
+
+def test_the_hydra_config_builds_the_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_project.py").write_text("def losses(module, batch):\n    return module(batch)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    page = (ROOT / "docs/add-to-your-project.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(callbacks:.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (callback,) = built(yaml.safe_load(block))["callbacks"]
+    assert isinstance(callback, InfluenceFilterCallback)
+    assert callback.losses.__module__ == "my_project"
+    assert (callback.unit, callback.scorer.parameters) == ("batch", "^head")
 
 
 def anchors(page: Path) -> set[str]:

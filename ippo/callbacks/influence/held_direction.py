@@ -267,8 +267,18 @@ class GoldBatches:
                 continue
             if self.rows is not None:
                 batch, self._rest = _parted(batch, self.rows - rows)
-                rows += count_rows(batch)
+                rows += self._count(batch)
             yield batch
+
+    def _count(self, batch: Any) -> int:
+        """The rows of a batch; of a type whose rows nobody can count, as many as its loader puts into one."""
+        try:
+            return count_rows(batch)
+        except UsageError:
+            size = getattr(self.batches, "batch_size", None)
+            remedy = "its rows are not known: pass a DataLoader with a batch_size, or direction_rows=None"
+            require(size is not None, "direction", f"of a {type(batch).__name__}", remedy)
+            return int(size)
 
     def _next(self) -> Any:
         """The stream's next batch; None at its end, after which it starts anew."""

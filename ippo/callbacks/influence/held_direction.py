@@ -275,9 +275,9 @@ class GoldBatches:
         try:
             return count_rows(batch)
         except UsageError:
-            size = getattr(self.batches, "batch_size", None)
+            size = getattr(self.batches, "batch_size", None) or 0
             remedy = "its rows are not known: pass a DataLoader with a batch_size, or direction_rows=None"
-            require(size is not None, "direction", f"of a {type(batch).__name__}", remedy)
+            require(size > 0, "direction", f"of a {type(batch).__name__}", remedy)
             return int(size)
 
     def _next(self) -> Any:

@@ -25,7 +25,7 @@ from math_golds import REWRITES, golds
 from number_texts import TAILS, WRAPPINGS, random_number, spellings
 
 from ippo.data.gsm8k import to_row as gsm8k_row
-from ippo.rewards import boxed_answer, final_answer, is_correct, latex_equal
+from ippo.rewards import boxed_answer, final_answer, is_correct, latex_equal, same_number
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "answers.md"
 
@@ -47,8 +47,8 @@ def read_numbers(count: int, seed: int) -> tuple[int, list[Miss]]:
         for name, written in spellings(value, digits).items():
             text = "so\n#### " + rng.choice(WRAPPINGS).format(written)
             texts += 1
-            right = is_correct(text, str(value)) and not is_correct(text, str(value + Fraction(1, 1000)))
-            if final_answer(text) != str(value) or not right or final_answer(f"#### {value}") != str(value):
+            near = value + Fraction(1, 1000)
+            if final_answer(text) != str(value) or not is_correct(text, str(value)) or same_number(str(near), written):
                 misses.append(Miss(name, str(value), text, final_answer(text)))
     return texts, misses
 

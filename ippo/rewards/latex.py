@@ -36,7 +36,7 @@ def latex_equal(gold: str, answer: str, tolerance: float = 0.0, limit: float = 3
     Args:
         gold, answer: without dollar signs around them; with them is fine too.
         tolerance: numbers may differ by this much, also in lists, in brackets and behind ``x =``.
-        limit: seconds until the comparison is given up.
+        limit: seconds of a processor until the comparison is given up; ten times as many on the clock.
 
     Returns:
         None if it could not be told: one of them is no mathematics, or the time was up.
@@ -96,7 +96,9 @@ def _equal(gold: str, answer: str, terms: _Terms) -> bool | None:
 
 def _list(text: str) -> list[str]:
     """What ``text`` lists; 1,250 is a number, also behind ``x =``."""
-    return [text] if _value(split_unit(split(text, "=")[-1])[0]) is not None else listed(text)
+    *names, last = split(text, "=")
+    is_number = all(map(_is_name, names)) and _value(split_unit(last)[0]) is not None
+    return [text] if is_number else listed(text)
 
 
 def _digits_and_base(text: str) -> tuple[str, int] | None:

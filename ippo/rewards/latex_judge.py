@@ -11,8 +11,13 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
+
 _WORKER = Path(__file__).with_name("latex_worker.py")
 _MOST = 65_536  # verdicts that are remembered: the samples of a prompt say the same few things
+
+
+_PATIENCE = 10  # times its limit may pass on the clock, where the machine has no time for the worker
 
 
 class TimeUpError(Exception):
@@ -20,7 +25,7 @@ class TimeUpError(Exception):
 
 
 class Budget:
-    """What one comparison may take in all: seconds of the worker, and pairs of parts that are looked at."""
+    """What one comparison may take in all: seconds of a processor, and pairs of parts that are looked at."""
 
     def __init__(self, seconds: float, pairs: int = 2048) -> None:
         self.left, self.pairs = seconds, pairs
@@ -48,6 +53,8 @@ class Judge:
         """
         request = (gold, answer, tolerance)
         if request not in self.known:
+            if budget.left <= 0:
+                raise TimeUpError
             verdict = self._compare(request, budget)
             if len(self.known) >= _MOST:
                 self.known.clear()
@@ -63,21 +70,25 @@ class Judge:
 
     def _compare(self, request: tuple[str, str, float], budget: Budget) -> bool | None:
         with self.lock:
-            worker, expired = self._started(), threading.Event()
+            worker, answered, expired = self._started(), threading.Event(), threading.Event()
+            begun = _cpu_seconds(worker)
 
-            def expire() -> None:
+            def watch() -> None:
+                patience = time.monotonic() + _PATIENCE * budget.left
+                while (left := budget.left - _cpu_seconds(worker) + begun) > 0 and time.monotonic() < patience:
+                    if answered.wait(max(left, 0.01)):
+                        return
                 expired.set()
                 worker.kill()
 
-            begun = time.monotonic()
-            timer = threading.Timer(max(0.0, budget.left), expire)
-            timer.start()
+            watcher = threading.Thread(target=watch, daemon=True)
+            watcher.start()
             try:
                 line = self._ask(worker, request)
             finally:
-                timer.cancel()
-                timer.join()
-                budget.left -= time.monotonic() - begun
+                answered.set()
+                watcher.join()
+            budget.left -= max(0.0, _cpu_seconds(worker) - begun)
             if expired.is_set() or not line:
                 self.end()
             if expired.is_set() and not line:
@@ -104,6 +115,15 @@ class Judge:
             return worker.stdout.readline()
         except BrokenPipeError:
             return ""
+
+
+def _cpu_seconds(worker: subprocess.Popen[str]) -> float:
+    """What ``worker`` has used of a processor; nothing of one that has ended."""
+    try:
+        used = psutil.Process(worker.pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return used.user + used.system
 
 
 _judge = Judge()

@@ -37,6 +37,7 @@ _SPELLINGS = (
     (re.compile(r"\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}|\\degree(?![A-Za-z])"), r"^\\circ"),
     (re.compile(r"\\percent(?![A-Za-z])|\\text\{\s*(?:%|\\%|per ?cent)\s*\}|\sper ?cent$"), r"\\%"),
     (re.compile(r"\\varnothing"), r"\\emptyset"),
+    (re.compile(r"(?<=[0-9])\s*:\s*(?=[0-9])"), ":"),
     (re.compile(r"\\lbrace(?![A-Za-z])\s*"), r"\\{"),
     (re.compile(r"\\rbrace(?![A-Za-z])\s*"), r"\\}"),
 )
@@ -47,6 +48,7 @@ _AROUND = (
     re.compile(r"\*\*([^*]*)\*\*"),
     re.compile(r"\\boxed\{(.*)\}", re.DOTALL),
 )
+_DOLLAR = re.compile(r"(?<!\\)\$")  # two of them part words from mathematics, as in x=2$ or $x=3
 _STOP = re.compile(r"(?<=[^.\\\s])\s*[.,;]\Z")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _WORDS = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z][A-Za-z ,.'’()-]*")
@@ -55,15 +57,17 @@ _OPENING = frozenset({"(", "[", "{", r"\{", r"\langle", r"\begin", r"\lfloor", r
 _CLOSING = frozenset({")", "]", "}", r"\}", r"\rangle", r"\end", r"\rfloor", r"\rceil"})
 _BETWEEN = re.compile(r",?\s*\\text\{\s*(?:and|or)\s*\}|,?\s+(?:and|or)\s+")
 _THOUSANDS_IN_A_LIST = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
-_UNIT_WORD = (  # where no \text{} says that it is a word
-    r"(?:[mcdk]m|[km]?g|in|ft|yd|mi|lb|oz|sec|min|hr|[mk]ph|sq|square|cubic|inch(?:es)?|feet|foot|(?:yard|mile|second|"
-    r"minute|hour|day|week|month|year|degree|dollar|cent|unit|(?:centi|milli|kilo)?(?:meter|metre|gram)|lit(?:er|re))s?)"
+# Where no \text{} says that it is a word. Short ones stand apart: 2g and 4km are products, in physics above all.
+_SHORT_UNIT = r"(?:cm|mm|km|kg|ft|yd|lb|oz|sec|min|hr|mph|kph|sq)"
+_LONG_UNIT = (
+    r"(?:square|cubic|inch(?:es)?|feet|foot|(?:yard|mile|second|minute|hour|day|week|month|year|degree|dollar|cent|unit|"
+    r"(?:centi|milli|kilo)?(?:meter|metre|gram)|lit(?:er|re))s?)"
 )
 _UNIT = re.compile(
     rf"""
     (?P<math>.*[^\s,;(\[{{=])\s*
     (?:\\text\{{(?P<text>[A-Za-z .,/()-]*[A-Za-z][A-Za-z .,/()-]*)\}}
-      |(?<=[\s0-9}})])(?P<words>{_UNIT_WORD}(?:\s+{_UNIT_WORD})*))
+      |(?P<words>(?:(?<=\s){_SHORT_UNIT}|(?<=[\s0-9}})]){_LONG_UNIT})(?:\s+(?:{_SHORT_UNIT}|{_LONG_UNIT}))*))
     (?P<power>\s*\^\s*(?:\{{\s*-?[1-4]\s*\}}|-?[1-4]))?
     """,
     re.VERBOSE | re.DOTALL,
@@ -117,7 +121,7 @@ def tidy(text: str) -> str:
     for _ in range(4):
         text = _STOP.sub("", text.strip())
         text = next((found[1] for around in _AROUND if (found := around.fullmatch(text))), text)
-    return text.strip()
+    return (_DOLLAR.sub(" ", text) if len(_DOLLAR.findall(text)) > 1 else text).strip()
 
 
 def is_text(text: str) -> bool:

@@ -40,6 +40,9 @@ EQUAL = [
     (r"5 \text{ in}^2", r"5\text{ square inches}"),
     (r"5 \mathrm{~cm}", r"5 \text{ centimeters}"),
     ("5 cm", "5"),
+    ("5inches", r"5 \text{ in.}"),
+    ("$x=2$ or $x=3$", "3, 2"),
+    ("3 : 2", "3:2"),
     (r"\text{Evelyn}", "Evelyn"),
     (r"\text{June 20}", "June 20"),
     (r"\text{C,E}", "C, E"),
@@ -48,6 +51,7 @@ EQUAL = [
     ("x = 5", "5"),
     ("5 = x", "x=5"),
     ("x = 1,250", "1250"),
+    ("1, x = 2", "2, 1"),
     ("2", "5 - 3 = 2"),
     ("y = 2x+1", "1 + 2x"),
     (r"f(2) = 5", "5"),
@@ -88,6 +92,9 @@ UNEQUAL = [
     ("5", "3=5"),
     ("R^2-r^2", "0"),
     ("2t", "2"),
+    ("2g", "2"),
+    ("3 mg", "3"),
+    ("4km", "4"),
     ("5x", "5"),
     ("(1,2)", "(2,1)"),
     ("(1,2)", r"\{1,2\}"),
@@ -161,7 +168,7 @@ def test_an_answer_of_very_many_parts_is_given_up() -> None:
     assert time.thread_time() - start < 2
 
 
-def hang(limit: float = 1.0) -> tuple[bool | None, bool | None, float]:
+def hang(limit: float = 0.3) -> tuple[bool | None, bool | None, float]:
     """A comparison that hangs, the one after it, and the seconds that the first one took."""
     latex_equal("1+1", "2")  # the worker is up
     start = time.perf_counter()
@@ -194,7 +201,7 @@ def test_a_hanging_answer_costs_the_limit_and_is_unverifiable(run: Callable[[Any
     given_up, after, seconds = run(hang)
     assert given_up is None
     assert after is True
-    assert seconds < 4  # the limit of one second, and room for a busy machine
+    assert seconds < 8  # on the clock ten times the limit at most, and room for a busy machine
 
 
 def test_running_out_of_time_is_not_remembered() -> None:

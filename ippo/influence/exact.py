@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ippo.errors import require
+from ippo.errors import UsageError, require
 from ippo.influence.backends import fd_scores, ghost_scores, ghost_scores_and_norms, jvp_scores
-from ippo.influence.choice import Choice, OneBatch
+from ippo.influence.choice import Choice, OneBatch, why_no_forward_mode
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
 from ippo.influence.directions import leave_one_out, leaves_one_out
 from ippo.influence.hook_check import checked_derivative
@@ -83,7 +83,7 @@ class ExactScorer(Scorer):
                 scores = self._picked.scores(module, losses, batches, along)
                 self.choice = f"{self._picked.backend}: {self._picked.why}"
             else:
-                scores = [_BACKENDS[self.backend](module, losses, batch, along) for batch in batches]
+                scores = [self._asked_for(module, losses, batch, along) for batch in batches]
         return torch.cat([one.detach().float() for one in scores]) if scores else torch.empty(0)
 
     def token_scores(
@@ -127,6 +127,12 @@ class ExactScorer(Scorer):
         if not values:
             return torch.empty(0, 0), torch.empty(0, 0)
         return pad_sequence(values, batch_first=True), pad_sequence(jvps, batch_first=True)
+
+    def _asked_for(self, module: nn.Module, losses: Losses, batch: Any, along: Mapping[str, Tensor]) -> Tensor:
+        try:
+            return _BACKENDS[self.backend](module, losses, batch, along)
+        except NotImplementedError as error:
+            raise UsageError("backend", self.backend, f"{why_no_forward_mode(error)}: use backend='auto'") from error
 
     def _with_norms(
         self, module: nn.Module, losses: Losses, batch: Any, along: Mapping[str, Tensor]

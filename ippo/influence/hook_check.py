@@ -17,7 +17,14 @@ from ippo.errors import UsageError
 from ippo.influence.direction import Losses
 from ippo.influence.hooks import ROWS_ARE_NOT_EPISODES, OnGradient, Trace, UncoveredLayerError, hooked_backward
 from ippo.influence.jvp import derivative
-from ippo.influence.layer_formulas import Arguments, LayerFormula, ScaleFormula, find_layer_formulas, row_dots
+from ippo.influence.layer_formulas import (
+    Arguments,
+    LayerFormula,
+    ScaleFormula,
+    find_layer_formulas,
+    row_dots,
+)
+from ippo.influence.loop import LoopFormula
 from ippo.influence.parameters import trainable
 from ippo.influence.precision import WatchPrecision, half_of
 from ippo.modes import evaluation_mode
@@ -40,11 +47,11 @@ class _Trust:
     """In the hooks of a module with these trainable parameters.
 
     Args:
-        scales: the layers that are a ScaleFormula.
+        kinds: of the layers without a formula of their own, see :data:`ippo.influence.layer_formulas.Kinds`.
         alone: whether the trial had one episode, which tells nothing of rows.
     """
 
-    scales: set[str]
+    kinds: dict[str, type[LayerFormula]]
     alone: bool
     passes: int = 0
     known: set[Trace] = field(default_factory=set)
@@ -82,13 +89,13 @@ def checked_backward(module: nn.Module, losses: Callable[[], Tensor], on_gradien
     try:
         if (trust := trusted.get(names)) is not None:
             try:
-                return hooked_backward(module, losses, _named(on_gradient), trust.scales, trust.doubts)
+                return hooked_backward(module, losses, _named(on_gradient), trust.kinds, trust.doubts)
             except _FirstNeighboursError:
                 pass
-        trust = trusted[names] = _Trust(set(), alone=False)
+        trust = trusted[names] = _Trust({}, alone=False)
         if not _trial(module, losses, trust):
             del trusted[names]
-        return hooked_backward(module, losses, _named(on_gradient), trust.scales)
+        return hooked_backward(module, losses, _named(on_gradient), trust.kinds)
     except UncoveredLayerError:
         trusted.pop(names, None)
         raise
@@ -126,23 +133,30 @@ def _trial(module: nn.Module, losses: Callable[[], Tensor], trust: _Trust) -> bo
     groups = _groups(find_layer_formulas(module))
     precision = WatchPrecision()
     found: dict[str, list[Tensor]] = defaultdict(list)
-    others: set[str] = set()
+    kinds: dict[str, set[type[LayerFormula]]] = defaultdict(set)  # one for each use of a layer
 
     def add(formula: LayerFormula, arguments: Arguments, b: Tensor) -> None:
-        part = formula.dots(arguments, b, direction)
+        try:
+            part = formula.dots(arguments, b, direction)
+        except NotImplementedError:
+            kinds[formula.name].add(LoopFormula)
+            part = LoopFormula(formula.name, formula.module, formula.names).dots(arguments, b, direction)
+            found[groups[formula.name]].append(part)
+            return
         if type(formula) is LayerFormula:  # its gradients a row take a reading of the arguments of their own
             rows = formula.row_gradients(arguments, b)
             again = row_dots(rows, formula.along(direction))
             if not bool(((again - part).abs() <= max(0.01, _tolerance(module, precision)[0]) * part.abs().max()).all()):
                 raise UncoveredLayerError(formula.name, ROWS_ARE_NOT_EPISODES)
-            (trust.scales if ScaleFormula.fits(formula, arguments, b, rows) else others).add(formula.name)
+            scales = len(b) > 1 and ScaleFormula.fits(formula, arguments, b, rows)
+            kinds[formula.name].add(ScaleFormula if scales else LayerFormula)
         found[groups[formula.name]].append(part)
 
     def watched() -> Tensor:
         with precision:
             return losses()
 
-    values = hooked_backward(module, watched, _named(add), (), trust.doubts)
+    values = hooked_backward(module, watched, _named(add), doubts=trust.doubts)
     factors = _factors(values)
     expected: dict[str, float] = dict.fromkeys(groups.values(), 0.0)
     for name, gradient in _plain_gradients(module, losses, factors).items():
@@ -154,7 +168,7 @@ def _trial(module: nn.Module, losses: Callable[[], Tensor], trust: _Trust) -> bo
         if not abs(float(part.sum()) - expected[group]) <= relative * float(part.norm()) + absolute * largest:
             raise UncoveredLayerError(group, "its formula does not give the gradient that a backward does")
     trust.alone = len(values) == 1
-    trust.scales -= trust.scales if trust.alone else others
+    trust.kinds = {name: next(iter(uses)) for name, uses in kinds.items() if len(uses) == 1}
     return largest > 0
 
 

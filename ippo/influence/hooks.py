@@ -8,7 +8,7 @@ refused by name, as a layer is whose rows are not the episodes.
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ippo.errors import UsageError
 from ippo.influence.inputs import check_losses
-from ippo.influence.layer_formulas import Arguments, LayerFormula, find_layer_formulas, why_not
+from ippo.influence.layer_formulas import UNTRIED, Arguments, Kinds, LayerFormula, find_layer_formulas, why_not
 from ippo.influence.recompute import checkpointed_layers, recomputing
 from ippo.influence.row_probe import RowProbe
 
@@ -60,7 +60,7 @@ def hooked_backward(
     module: nn.Module,
     losses: Callable[[], Tensor],
     on_gradient: OnGradient,
-    scales: Collection[str] = (),
+    kinds: Kinds = UNTRIED,
     doubts: Doubts | None = None,
 ) -> Tensor:
     """One forward and one backward of ``losses().sum()`` that shows ``on_gradient`` every layer; no ``.grad`` changes.
@@ -69,7 +69,7 @@ def hooked_backward(
         module: its trainable parameters' layers are watched.
         losses: runs the forward; returns [n], one loss an episode.
         on_gradient: see :data:`OnGradient`.
-        scales: see :func:`find_layer_formulas`.
+        kinds: see :func:`find_layer_formulas`.
         doubts: asked once there are several episodes; a second backward through the same graph then probes the rows.
 
     Returns:
@@ -79,7 +79,7 @@ def hooked_backward(
         UncoveredLayerError: if a trainable parameter acts where its layer's hooks cannot see it, by episode, or a probe
             finds rows that are not the episodes.
     """
-    watch = _HookedPass(find_layer_formulas(module, scales), on_gradient)
+    watch = _HookedPass(find_layer_formulas(module, kinds), on_gradient)
     with torch.enable_grad(), watch.hooks(), recomputing(checkpointed_layers(module), watch):
         values = losses()
         check_losses(values)

@@ -10,7 +10,7 @@ episodes: both start with axis n.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -277,16 +277,22 @@ def weighted_sum(rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tenso
     return {own: (weights @ part.float().flatten(1)).view(part.shape[1:]) for own, part in rows.items()}
 
 
-def find_layer_formulas(module: nn.Module, scales: Collection[str] = ()) -> list[LayerFormula]:
+Kinds = Mapping[str, type[LayerFormula]]
+"""Of layers without a formula of their own, by name, what a trial found them to be."""
+
+UNTRIED: Kinds = {}
+
+
+def find_layer_formulas(module: nn.Module, kinds: Kinds = UNTRIED) -> list[LayerFormula]:
     """Every module that owns a trainable parameter.
 
     Args:
         module: the scored one.
-        scales: names of those without a formula of their own that are known to be a :class:`ScaleFormula`.
+        kinds: see :data:`Kinds`.
     """
     canonical = {id(parameter): name for name, parameter in trainable(module).items()}
     formulas = [formula for name, part in module.named_modules() if (formula := _site(name, part, canonical))]
-    return [ScaleFormula(one.name, one.module, one.names) if one.name in scales else one for one in formulas]
+    return [kinds[one.name](one.name, one.module, one.names) if one.name in kinds else one for one in formulas]
 
 
 def why_not(formula: LayerFormula, shape: torch.Size, n: int, axes: int) -> str | None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (  # from this heading on
     ("README.md", "## Add it to your project"),
     ("docs/add-to-your-project.md", "# "),
-    ("docs/tasks.md", "## Your own task"),
+    ("docs/tasks.md", "## Reward functions"),
 )
 ALL = [
     str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("ippo/**/*.md"))

@@ -59,6 +59,9 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
     validation and TensorBoard's axis mean what a Lightning user expects. Everything that I-PPO adds is a callback that
     answers ``on_rollout_end`` with fewer or reweighted episodes.
 
+    ``ippo.models.export(module.model, module.tokenizer, "trained")`` writes the trained policy as a plain Hugging Face
+    directory.
+
     Args:
         model: policy, value and reference.
         tokenizer: the policy's tokenizer.

@@ -38,6 +38,13 @@ def test_they_import_nothing_that_only_the_tests_have(path: Path) -> None:
     assert not {name.split(".")[0] for name in names} & {file.stem for file in TESTS.rglob("*.py")}
 
 
+def test_chat_models_of_your_own_are_trained_and_come_out_again(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "your_own_chat_model.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "qwen2: Qwen2ForCausalLM ends at [1, 321], says" in printed
+    assert "gemma3: Gemma3ForConditionalGeneration ends at [1, 321], says" in printed
+
+
 def test_every_example_is_tested() -> None:
     found = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert found == {path.stem for path in FILES} | {"ippo_in_one_file"}
+    assert found == {path.stem for path in FILES} | {"ippo_in_one_file", "your_own_chat_model"}

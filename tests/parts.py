@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -156,3 +157,8 @@ def make_episodes(count: int = 5, **fields: Any) -> Episodes:
         extras={"answer": [None if row == 1 else str(row) for row in range(count)]},
     )
     return replace(episodes, **fields)
+
+
+def plainly(value: Any) -> str:
+    """What a parameter is in a test's name: without addresses, so that pytest-xdist finds each test by its name."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))

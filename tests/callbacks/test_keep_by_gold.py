@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from parts import MakeTrainer
+from parts import MakeTrainer, plainly
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -94,7 +94,7 @@ def test_on_clean_data_next_to_nothing_goes(make_trainer: MakeTrainer, every: in
         ),  # another loss, it seems
         ({"direction": {"point.weight": torch.ones(2, 1)}}, PositiveScore),
     ],
-    ids=str,
+    ids=plainly,
 )
 def test_the_default(make_trainer: MakeTrainer, options: Any, expected: type[KeepRule]) -> None:
     assert type(fitted(make_trainer, rows(20, 2), **options)[0].keep) is expected
@@ -108,7 +108,7 @@ def test_the_default(make_trainer: MakeTrainer, options: Any, expected: type[Kee
         ({"direction": ValidationDirection(gold(), lambda m, b: losses(m, b))}, "the same function as losses="),
         ({"direction": ValidationDirection(gold(18), losses)}, "LikeGold with 18 gold rows"),
     ],
-    ids=str,
+    ids=plainly,
 )
 def test_what_cannot_be_compared_is_refused_before_the_first_step(
     make_trainer: MakeTrainer, options: Any, message: str

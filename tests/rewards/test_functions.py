@@ -12,6 +12,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from parts import plainly
 from torch import Tensor, nn
 
 from ippo.errors import UsageError
@@ -64,12 +65,12 @@ class TestNumbers:
             numpy.array([1.0, 0.0]),
             numpy.array([[1], [0]]),
         ],
-        ids=str,
+        ids=plainly,
     )
     def test_one_a_completion_in_whatever_they_come(self, returned: Any) -> None:
         assert numbers(returned, 2, "f") == [1.0, 0.0]
 
-    @pytest.mark.parametrize("returned", [[None, 0.5], numpy.array([None, 0.5])], ids=str)
+    @pytest.mark.parametrize("returned", [[None, 0.5], numpy.array([None, 0.5])], ids=plainly)
     def test_none_stays_none(self, returned: Any) -> None:
         assert numbers(returned, 2, "f") == [None, 0.5]
 
@@ -96,7 +97,7 @@ class TestNumbers:
             ([1.0, 1j], "1j for completion 1"),
             ([1.0, 10**400], "for completion 1"),
         ],
-        ids=str,
+        ids=plainly,
     )
     def test_what_is_none_of_them_is_refused_with_its_function_and_the_remedy(self, returned: Any, what: str) -> None:
         remedy = "return one number for each of 2 completions, or None where it does not apply to one"
@@ -152,7 +153,7 @@ class TestRewards:
         with pytest.raises(UsageError, match=rf"reward_weights = .*: give one finite weight for each of {count}"):
             Rewards([length] * count, weights)
 
-    @pytest.mark.parametrize("functions", [[], "org/a-reward-model", [length, None]], ids=str)
+    @pytest.mark.parametrize("functions", [[], "org/a-reward-model", [length, None]], ids=plainly)
     def test_refuses_what_is_no_function(self, functions: Any) -> None:
         with pytest.raises(UsageError, match=r"^reward = "):
             Rewards(functions)

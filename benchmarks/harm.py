@@ -29,6 +29,8 @@ from ippo.influence import PositiveScore, ValidationDirection
 WRONG = (0.0, 0.3)
 ARMS = ("none", "filter", "sign")
 SEEDS = range(10)
+BOUND = -0.02
+"""No interval of the accuracy should reach below this where nothing is wrong."""
 RUNS = Path(__file__).resolve().parents[1] / "runs" / "harm"
 
 Cell = tuple[int, str, float, str]  # seed, kind, share of wrong labels, arm
@@ -88,11 +90,9 @@ def harm(seeds: list[int], jobs: int) -> list[str]:
     def mean(name: str, wrong: float, arm: str, key: str) -> str:
         return f"{statistics.mean(found[seed, name, wrong, arm][key] for seed in seeds):.3f}"
 
-    def pairs(name: str, wrong: float, arm: str) -> str:
-        differences = [
-            found[seed, name, wrong, arm]["accuracy"] - found[seed, name, wrong, "none"]["accuracy"] for seed in seeds
-        ]
-        return signed(*interval(differences))
+    def pairs(name: str, wrong: float, arm: str) -> tuple[float, float, float]:
+        accuracies = [[found[seed, name, wrong, one]["accuracy"] for seed in seeds] for one in (arm, "none")]
+        return interval([a - b for a, b in zip(*accuracies, strict=True)])
 
     lines = [
         "## Does it do harm?",
@@ -111,9 +111,17 @@ def harm(seeds: list[int], jobs: int) -> list[str]:
             "|---|---|---|---|---|---|",
         ]
         for name in KINDS:
-            arms = " | ".join(f"{pairs(name, wrong, arm)} | {mean(name, wrong, arm, 'dropped')}" for arm in ARMS[1:])
+            arms = " | ".join(
+                f"{signed(*pairs(name, wrong, arm))} | {mean(name, wrong, arm, 'dropped')}" for arm in ARMS[1:]
+            )
             lines.append(f"| {name} | {mean(name, wrong, 'none', 'accuracy')} | {arms} |")
-    return lines
+    worse = [name for name in KINDS if pairs(name, 0.0, "filter")[1] < BOUND]
+    met = "met" if not worse else f"missed by {'; '.join(worse)}"
+    return [
+        *lines,
+        "",
+        f"What was aimed at: where nothing is wrong, no interval of the README's filter below {BOUND}: {met}.",
+    ]
 
 
 def main() -> None:

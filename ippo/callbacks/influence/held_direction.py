@@ -102,8 +102,8 @@ class HeldDirection:
 
     def has_turned(self, scores: Tensor, batch: int) -> bool:
         """Whether this batch scores lower along the direction than the batch that it was computed for, all ranks
-        together, by more than two standard errors of the difference. That direction is then given up, and :meth:`at`
-        computes the next.
+        together, by more than the standard error of the difference. That direction is then given up, and :meth:`at`
+        computes the next: one too many costs a pass of the gold rows, one that has turned costs right rows.
 
         Args:
             scores: [n] of this rank's rows along it.
@@ -115,7 +115,7 @@ class HeldDirection:
         if self._held.batch == batch:
             self._held = self._held._replace(mean=mean, error=error)
             return False
-        turned = self._may_renew() and self._held.mean - mean > 2 * math.hypot(self._held.error, error)
+        turned = self._may_renew() and self._held.mean - mean > math.hypot(self._held.error, error)
         if turned:
             self._held = None
         return turned

@@ -56,11 +56,11 @@ class TestAHeldDirectionIsComputedAnew:
         module.weight.data.fill_(-1.0)  # a step past the goal
         first = torch.tensor([2.0, 0.0, 1.0, 1.0])  # mean 1, standard error sqrt(2 / 3 / 4) = 0.41
         assert not direction.has_turned(first, 1)
-        assert not direction.has_turned(first - 1.1, 2)  # two errors of the difference of such means are 1.15
+        assert not direction.has_turned(first - 0.57, 2)  # the error of the difference of such means is 0.58
         assert not direction.has_turned(first + 5, 2)
         assert not direction.has_turned(torch.tensor([-99.0]), 2)  # of one row nothing is known
         assert float(direction.at(module, 2)["weight"]) == pytest.approx(2.0)  # type: ignore[index,arg-type]
-        assert direction.has_turned(first - 1.2, 2)
+        assert direction.has_turned(first - 0.58, 2)
         assert float(direction.at(module, 2)["weight"]) == pytest.approx(-1.0)  # type: ignore[index,arg-type]
 
     def test_but_not_within_an_accumulation(self) -> None:

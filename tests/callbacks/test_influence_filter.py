@@ -7,7 +7,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from parts import CountingEngine, GivenScores, MakeModule, MakeTrainer, Recorder, state
+from parts import CountingEngine, GivenScores, MakeModule, MakeTrainer, Recorder, push_eos, state
+from transformers import LlamaForCausalLM
 
 from ippo import Episodes, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback
@@ -329,10 +330,15 @@ class TestRefusals:
 
 class TestCurves:
     def test_what_was_kept(
-        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, recorder: Recorder
+        self,
+        make_module: MakeModule,
+        make_trainer: MakeTrainer,
+        data: PromptDataModule,
+        recorder: Recorder,
+        policy: LlamaForCausalLM,
     ) -> None:
         callback = given([3.0, -1.0, NAN, 1.0])
-        module = make_module(samples_per_prompt=2)
+        module = make_module(push_eos(policy), samples_per_prompt=2)  # an unfinished response is of no other class
         chains = ["faithful", "wrong", "faithful", "shortcut"]
         module.judge.check = lambda **_: {"answer": [None] * 4, "correct": [True] * 4, "chain": chains}
         make_trainer(callback, recorder).fit(module, data)

@@ -88,7 +88,7 @@ class FilterCurves:
         losses, self._gold_losses = self._gold_losses, []
         loss = sum(losses) / len(losses) if losses else latest()
         if loss is not None:
-            module.log(f"{self.name}/gold_loss", loss, logger=False, batch_size=1)
+            module.log(f"{self.name}/gold_loss", loss, logger=False, batch_size=1, sync_dist=True)
 
     def _note(self, loss: float | None) -> None:
         self._gold_losses += [] if loss is None else [loss]

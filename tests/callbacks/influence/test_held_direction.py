@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from parts import MakeTrainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from ippo.callbacks.influence.held_direction import HeldDirection
+from ippo.callbacks.influence.held_direction import GoldBatches, HeldDirection
+from ippo.errors import UsageError
 from ippo.influence import ValidationDirection
 
 
@@ -83,3 +86,37 @@ class TestAHeldDirectionIsComputedAnew:
         assert direction.at(module, 2).keys() == {"weight", "bias"}  # type: ignore[union-attr]
         module.weight.requires_grad_(False)
         assert direction.at(module, 3).keys() == {"bias"}  # type: ignore[union-attr]
+
+
+def test_measuring_the_loss_moves_nothing() -> None:
+    module, direction = nn.Linear(1, 1, bias=False), held(every=3)
+    module.weight.data.fill_(2.0)
+    direction.at(module, 1)
+    module.weight.data.fill_(4.0)
+    before = direction.state_dict()
+    assert direction.measure(module) == pytest.approx(8.0)  # 4 ** 2 / 2
+    assert direction.state_dict() == before
+    assert direction.loss == pytest.approx(2.0)
+    assert HeldDirection({"weight": torch.ones(1, 1)}).measure(module) is None
+
+
+class Graphs:
+    """A batch whose rows nobody can count."""
+
+    def __init__(self, rows: list[Tensor]) -> None:
+        self.rows = rows
+
+
+class TestRowsOfATypeOfTheirOwn:
+    def test_are_as_many_as_the_loader_puts_into_a_batch(self, make_trainer: MakeTrainer) -> None:
+        loader = DataLoader(torch.arange(12.0), batch_size=3, collate_fn=Graphs)
+        gold = GoldBatches(make_trainer(), loader, rows=6)
+        assert [[row.item() for batch in gold for row in batch.rows] for _ in range(2)] == [
+            [0, 1, 2, 3, 4, 5],
+            [6, 7, 8, 9, 10, 11],
+        ]
+
+    def test_are_refused_where_no_loader_says_so(self, make_trainer: MakeTrainer) -> None:
+        gold = GoldBatches(make_trainer(), [Graphs([torch.zeros(1)])], rows=6)
+        with pytest.raises(UsageError, match=r"direction = 'of a Graphs': .* pass a DataLoader with a batch_size"):
+            list(gold)

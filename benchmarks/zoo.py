@@ -28,8 +28,8 @@ from zoo_checks import LOGPROBS, SCORES, Examined, examine
 from zoo_models import TYPES
 
 ROOT = Path(__file__).resolve().parents[1]
-A_PROCESS = 12  # types
-PATIENCE = 600  # seconds for one process
+A_PROCESS = 24  # types
+PATIENCE = 900  # seconds for one process
 
 WHAT = """\
 Each type is built tiny, with random weights, and goes through one iteration of I-PPO: prompts of several lengths are

@@ -101,6 +101,8 @@ def page(found: Sequence[Examined]) -> str:
         rows = [(one.kind, one.why.replace("|", "\\|")) for one in found if one.outcome == outcome]
         if rows:
             lines += [f"## {outcome.capitalize()}", table(("type", "why"), rows)]
+    if missing := [kind for kind in TYPES if kind not in {one.kind for one in found}]:
+        lines += ["## Not run", f"The run was cut short before {', '.join(missing)}."]
     return "\n\n".join(lines) + "\n"
 
 
@@ -124,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--types", nargs="*", default=[], help="examine these alone, and print")
     parser.add_argument("--results", type=Path, help="file of results, a line a type, which is added to")
+    parser.add_argument("--page", action="store_true", help="run nothing, write the page of the file of results")
     parser.add_argument("--worker", nargs="*", default=[], help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -133,7 +136,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         results = options.results or Path(folder) / "zoo.jsonl"
-        run(options.types or TYPES, results)
+        run([] if options.page else options.types or TYPES, results)
         order = {kind: place for place, kind in enumerate(sorted(TYPES))}
         found = sorted(read(results), key=lambda one: order[one.kind])
     if not options.types:

@@ -72,11 +72,14 @@ class TestPlantedDefects:
         policy, tokenizer = LlamaForCausalLM.from_pretrained(trained), AutoTokenizer.from_pretrained(trained)
         tokenizer.add_special_tokens({"eos_token": "<stop>"})
         policy.resize_token_embeddings(len(tokenizer))
+        policy.config.eos_token_id = policy.generation_config.eos_token_id = (
+            None  # it writes an end that nobody declares
+        )
         policy.save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
         assert main([*SMALL, f"--policy={tmp_path}"]) == 1
         out = capsys.readouterr().out
-        assert re.search(r"^ ?end of sequence +wrong .*'<stop>'.* ends its texts with '<eos>'", out, re.MULTILINE)
+        assert re.search(r"^ ?end of sequence +wrong .*'<stop>'", out, re.MULTILINE)
 
     def test_rows_that_mix(self, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """RWKV reads padding as text: what stands left of a prompt depends on the longest prompt of its batch."""

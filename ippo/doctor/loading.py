@@ -13,8 +13,8 @@ from ippo.data import Task
 from ippo.models.attention import without_cudnn_attention
 from ippo.ppo.module import PPOModule
 from ippo.recipes import commonsense, math, physics
+from ippo.recipes.assembly import build_module, is_mixed, load, models_of, start_policy
 from ippo.recipes.memory import estimate, longest_prompt
-from ippo.recipes.run import build_module, is_mixed, load, models_of, start_policy
 from ippo.recipes.warm_start import kept_at
 
 TASKS = (*math.RECIPE.tasks, *physics.RECIPE.tasks, *commonsense.RECIPE.tasks)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ippo.recipes.run import Recipe
+from ippo.recipes.command import command
+from ippo.recipes.recipe import Recipe
 
 RECIPE = Recipe("commonsense", __doc__ or "", tasks=("ecqa",), policy="rho1b")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the recipe; returns the exit code: 0, or 2 for a wrong argument."""
-    return RECIPE.main(arguments)
+    return command(RECIPE, arguments)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
@@ -18,15 +18,13 @@ from ippo.data import Task
 from ippo.data.prompts import PromptDataModule
 from ippo.errors import require
 from ippo.models.actor_critic import Layout
+from ippo.recipes.assembly import build_module, load, models_of, start_policy
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import preset_files
+from ippo.recipes.recipe import Recipe
 from ippo.recipes.report import print_scores, scores, versions
-from ippo.recipes.run import build_module, console, load, models_of, start_policy
-from ippo.recipes.screen import quiet
+from ippo.recipes.screen import console, quiet
 from ippo.recipes.start import start_of
-
-if TYPE_CHECKING:
-    from ippo.recipes.run import Recipe
 
 
 class PolicyAlone(nn.Module):

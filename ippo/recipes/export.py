@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import lightning as L
 import torch
 
 from ippo.errors import require
 from ippo.models import export as write
+from ippo.recipes.assembly import build_module, load
 from ippo.recipes.evaluate import find_checkpoint, started_models
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import preset_files
+from ippo.recipes.recipe import Recipe
 from ippo.recipes.report import print_export
-from ippo.recipes.run import build_module, console, load
-from ippo.recipes.screen import quiet
-
-if TYPE_CHECKING:
-    from ippo.recipes.run import Recipe
+from ippo.recipes.screen import console, quiet
 
 
 def export(recipe: Recipe, arguments: Sequence[str]) -> None:

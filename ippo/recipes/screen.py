@@ -1,10 +1,11 @@
-"""What a recipe keeps off the screen, so that its own lines can be read."""
+"""The screen of a recipe: what it writes, and what it keeps away so that its own lines can be read."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 
+from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 # Each is true, known, and nothing that the user of a recipe can or should act on.
@@ -17,6 +18,8 @@ _EXPECTED = (
     r"Detected call of .lr_scheduler.step.*",  # where nothing survived the first iteration there was no step to take
     r".*Checkpoint directory .* exists and is not empty.*",  # meant so: --resume goes on there
 )
+
+console = Console()
 
 
 def quiet() -> None:

@@ -166,7 +166,7 @@ class TestRunningAgain:
         directory = tmp_path / "run"
         shutil.copytree(finished, directory)
         seen: list[Any] = []
-        monkeypatch.setattr("ippo.recipes.run.train", lambda options, run, tasks: seen.append(options))
+        monkeypatch.setattr("ippo.recipes.train.make", lambda options, run, tasks: seen.append(options))
         assert main([f"--trainer.default_root_dir={directory}", "--resume", "--trainer.max_epochs=4"]) == 0
         (options,) = seen
         assert options.tiny.hidden_size == 16

@@ -1,0 +1,142 @@
+"""What a run is made of: task, policy, models, module and trainer, as the options ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+from jsonargparse import Namespace
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ippo.callbacks import (
+    GracefulStop,
+    IterationCheckpoint,
+    ReproducibleState,
+    RolloutProgress,
+)
+from ippo.data import Task
+from ippo.data.chat import in_chat
+from ippo.data.demonstrations import fitting, require_fit
+from ippo.models import ActorCritic, build_models
+from ippo.models.actor_critic import Layout
+from ippo.models.configuration import context_length
+from ippo.models.layouts import prepare
+from ippo.models.loading import load_policy
+from ippo.ppo.module import PPOModule
+from ippo.recipes.engines import build_engine
+from ippo.recipes.presets import policy_id
+from ippo.recipes.run_directory import RunDirectory
+from ippo.recipes.screen import console
+from ippo.recipes.tasks import load_task
+from ippo.recipes.warm_start import warm_start
+from ippo.rollout.end_tokens import declare_turn_end
+from ippo.rollout.soundness import require_causal
+
+
+def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedModel, PreTrainedTokenizerBase]:
+    """Task, policy and tokenizer that fit each other; what had to be left out is said.
+
+    Raises:
+        UsageError: if one of them cannot be had, or a row is longer than the policy's context and is not to be dropped.
+    """
+    task = load_task(options.task, options.task_path, options.splits, options.embedded, tasks)
+    texts = [row["prompt"] + row["solution"] for row in task.train]
+    place = policy_id(options.policy)
+    policy, tokenizer = load_policy(place, texts, options.tiny, options.trust_remote_code, options.tokenizer)
+    policy = prepare(policy, options.layout, options.models)
+    require_causal(policy)
+    if options.chat:
+        task = in_chat(task, tokenizer)
+        if turn := declare_turn_end(policy, tokenizer):
+            said = "which neither the model nor its tokenizer declares as an end; here it is one"
+            console.print(f"The chat template ends a turn with {turn!r}, {said}.")
+    context, new = context_length(policy), options.sampling.max_new_tokens
+    if options.splits.too_long == "drop" and context is not None:
+        task, lost = fitting(tokenizer, task, context, new)
+        for split, count in lost.items():
+            console.print(f"Dropped from {split}: {count} rows that a context of {context} tokens does not hold.")
+    require_fit(tokenizer, task, context, new)
+    size = sum(parameter.numel() for parameter in policy.parameters())
+    console.print(
+        f"Task {task.name}: {len(task.train)} training problems, {len(task.gold)} gold solutions. {task.notice}"
+    )
+    console.print(f"Policy {place}: {size:,} parameters.")
+    return task, policy, tokenizer
+
+
+def models_of(options: Namespace, policy: PreTrainedModel) -> Layout:
+    """The models that the run's PPO asks for, and no others: GRPO without a KL penalty holds the policy alone."""
+    ppo = options.ppo
+    return build_models(
+        options.layout, policy, options.models, options.lora, critic=ppo.uses_values, reference=ppo.uses_reference
+    )
+
+
+def start_policy(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    options: Namespace,
+    logger: Logger | bool = False,
+    progress: bool = False,
+    run: Path | None = None,
+    resume: bool = False,
+) -> tuple[PreTrainedModel, bool]:
+    """The policy after its warm start, and whether that was reused. A run's directory keeps it."""
+    lora = options.lora if options.layout == "lora" else None
+    seed, accelerator = options.seed_everything, options.trainer.accelerator
+    return warm_start(
+        policy,
+        tokenizer,
+        task.train,
+        options.sft,
+        seed,
+        accelerator,
+        logger,
+        progress,
+        lora=lora,
+        mixed=is_mixed(options),
+        run=run,
+        resume=resume,
+    )
+
+
+def is_mixed(options: Namespace) -> bool:
+    """Whether PPO, and with it the warm start, computes in bfloat16 and keeps the weights in float32."""
+    return options.trainer.precision in ("bf16-mixed", "bf16")
+
+
+def build_module(models: ActorCritic, tokenizer: PreTrainedTokenizerBase, task: Task, options: Namespace) -> PPOModule:
+    """The module that trains and judges these models on this task."""
+    return PPOModule(
+        models,
+        tokenizer,
+        task.reward,
+        task.check,
+        options.ppo,
+        options.sampling,
+        options.evaluation,
+        build_engine(options.engine, tokenizer),
+        equal=task.equal,
+        reward_weights=task.reward_weights,
+    )
+
+
+def build_trainer(options: Namespace, run: RunDirectory, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
+    """Lightning's trainer with the user's options; what they leave open goes into the run directory."""
+    arguments = options.as_dict()
+    arguments["default_root_dir"] = str(run.path)
+    if arguments["logger"] is None:
+        arguments["logger"] = TensorBoardLogger(run.path, name="", version="ppo")
+    own = [*callbacks, GracefulStop(), ReproducibleState()]
+    if options.enable_progress_bar is not False:
+        own.append(RolloutProgress())
+    if options.enable_checkpointing is not False:
+        name = "iteration-{epoch:05d}"
+        own.append(
+            IterationCheckpoint(run.checkpoints, name, save_on_train_epoch_end=True, auto_insert_metric_name=False)
+        )
+    arguments["callbacks"] = [*(callback for callback in own if callback), *(options.callbacks or [])]
+    return L.Trainer(**arguments)

@@ -29,17 +29,17 @@ class HotEngine(HFGenerate):
         return super().generate(policy, prompts, dataclasses.replace(sampling, temperature=1.4))
 
 
-def patient_of(module: Any, task: Task, gold: Sequences, batch: Columns) -> Examined:
+def examined_of(module: Any, task: Task, gold: Sequences, batch: Columns) -> Examined:
     torch.manual_seed(0)
     return Examined(task, module, gold, module.roll_out(batch), 1.0, prompts_per_iteration=64)
 
 
 @pytest.fixture(scope="module")
 def examined(make_module: MakeModule, task: Task, gold: Sequences, batch: Columns) -> Examined:
-    return patient_of(make_module(samples_per_prompt=8), task, gold, batch)
+    return examined_of(make_module(samples_per_prompt=8), task, gold, batch)
 
 
-def test_numbers_of_a_healthy_patient_agree(examined: Examined) -> None:
+def test_numbers_of_a_sound_model_agree(examined: Examined) -> None:
     checks = (
         examination.check_sampling,
         examination.check_logprobs,
@@ -54,7 +54,7 @@ def test_numbers_of_a_healthy_patient_agree(examined: Examined) -> None:
 def test_a_temperature_that_logprobs_ignore_is_found_in_the_samples_alone(
     make_module: MakeModule, task: Task, gold: Sequences, batch: Columns, tokenizer: Any
 ) -> None:
-    hot = patient_of(make_module(samples_per_prompt=8, engine=HotEngine(tokenizer)), task, gold, batch)
+    hot = examined_of(make_module(samples_per_prompt=8, engine=HotEngine(tokenizer)), task, gold, batch)
     found = examination.check_sampling(hot)
     assert found.state == "wrong"
     assert "a token rarer than at T = 1 " in found.finding
@@ -73,6 +73,19 @@ def test_generation_that_differs_is_found(examined: Examined, policy: LlamaForCa
     handle.remove()
     assert found.state == "wrong"
     assert examination.check_logprobs(examined).state == "ok"
+
+
+def test_rows_that_mix_are_found(examined: Examined) -> None:
+    """As with statistics of the batch: what an episode scores depends on its company."""
+
+    def mix(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + output.mean((0, 1))
+
+    handle = examined.module.model.policy.model.layers[0].mlp.register_forward_hook(mix)
+    found = examination.check_composition(examined)
+    handle.remove()
+    assert found.state == "wrong"
+    assert examination.check_composition(examined).state == "ok"
 
 
 def test_gold_solutions_of_other_problems_are_found(examined: Examined, task: Task) -> None:

@@ -115,7 +115,7 @@ def test_on_the_same_draws_it_learns_what_the_library_learns(
     module = make_module(policy, is_odd, Sampling(), inner_epochs=2, samples_per_prompt=SAMPLES, **rates)
     module.judge = Judge(judge)
     weight = Proportional() if kind == "paper" else Uniform()
-    influence_filter = [] if kind == "none" else [InfluenceFilterCallback(weight=weight)]
+    influence_filter = [] if kind == "none" else [InfluenceFilterCallback(ExactScorer(), weight=weight)]
     trainer = make_trainer(Reseed(), *influence_filter, recorder, max_epochs=3, reload_dataloaders_every_n_epochs=1)
     trainer.fit(module, SamePrompts(task))
 

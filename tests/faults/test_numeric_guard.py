@@ -231,7 +231,7 @@ class TestRefusals:
         assert [torch.load(path, weights_only=True)["epoch"] for path in tmp_path.glob("checkpoints/*.ckpt")] == [0]
 
     def test_a_reward_that_does_not_answer_for_every_episode(self, run: Any) -> None:
-        with pytest.raises(UsageError, match="reward = '3 rewards': return one for each of 16"):
+        with pytest.raises(UsageError, match="reward lambda = '3 rewards': return one number for each of 16"):
             run(reward=lambda **_: [1.0] * 3)
 
     @pytest.mark.parametrize("options", [{"max_bad_steps": 0}, {"patience": 0}, {"texts": -1}])

@@ -32,7 +32,8 @@ class TestValidationDirection:
         assert validation.mean_loss is None
         direction = validation.compute(policy)
         losses = []
-        for prompt, prompt_mask, response, mask in zip(*vars(gold).values(), strict=True):  # each row by itself
+        fields = (gold.prompt_ids, gold.prompt_mask, gold.response_ids, gold.response_mask)
+        for prompt, prompt_mask, response, mask in zip(*fields, strict=True):  # each row by itself
             ids = torch.cat([prompt[prompt_mask], response[mask]])[None]
             labels = ids.clone()
             labels[0, : int(prompt_mask.sum())] = -100

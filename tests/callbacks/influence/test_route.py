@@ -43,7 +43,7 @@ class Answered:
 
 
 def note(scorer: Any = None, **options: Any) -> InfluenceFilterCallback:
-    return InfluenceFilterCallback(scorer, dry_run=True, **options)
+    return InfluenceFilterCallback(scorer or ExactScorer(), dry_run=True, **options)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ class TestHalfPrecision:
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:
         module = make_module()
-        module.model.policy.lm_head.bias = torch.nn.Parameter(torch.zeros(1, dtype=torch.bfloat16), False)
+        module.model.policy.register_parameter("spare", torch.nn.Parameter(torch.zeros(1, dtype=torch.bfloat16), False))
         with pytest.raises(UsageError, match=r"scorer = 'LookaheadScorer': it takes differences, which torch.bfloat16"):
             make_trainer(note(LookaheadScorer())).fit(module, data)
 

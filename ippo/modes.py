@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -15,16 +17,48 @@ def evaluation_mode(module: nn.Module, checkpointing: bool = False) -> Iterator[
     Args:
         module: what is looked at.
         checkpointing: whether layers that are to checkpoint their activations do so; Hugging Face's do it in training
-            mode alone, so their own flag stays there, while what they hold is in evaluation mode.
+            mode alone, so their own flag stays there, while what they hold, and they as they run, are in evaluation
+            mode.
     """
     modes = {part: part.training for part in module.modules()}
     if any(modes.values()):
         module.eval()
-    for part in modes if checkpointing else ():
-        part.training = bool(getattr(part, "gradient_checkpointing", False))
+    layers = [part for part in modes if checkpointing and checkpoints_itself(part)]
+    own = [layer._gradient_checkpointing_func for layer in layers]
+    for layer in layers:
+        run_as_its_parts(layer)
+        layer.training = True
     try:
         yield
     finally:
+        for layer, function in zip(layers, own, strict=True):
+            layer._gradient_checkpointing_func = function
         for part, mode in modes.items():
             if part.training != mode:
                 part.training = mode
+
+
+def checkpoints_itself(part: nn.Module) -> bool:
+    """Whether a module is a layer of Hugging Face's that was told to checkpoint its activations. Larger parts have that
+    flag as well, and use their mode for other things: OPT's decoder skips layers at random."""
+    known = any(base.__name__ == "GradientCheckpointingLayer" for base in type(part).__mro__)
+    return known and bool(part.gradient_checkpointing)
+
+
+def run_as_its_parts(layer: Any) -> None:
+    """Let a layer that checkpoints itself have, while it runs, the mode of what it holds: some layers (OPT's) ask it
+    whether to drop out. A copy of the layer does the same for itself."""
+    layer._gradient_checkpointing_func = partial(_checkpointed, layer, layer._gradient_checkpointing_func)
+
+
+def _checkpointed(layer: nn.Module, checkpoint: Any, run: Any, *args: Any) -> Any:
+    return checkpoint(partial(_in_the_mode_of_its_parts, layer, run), *args)
+
+
+def _in_the_mode_of_its_parts(layer: nn.Module, run: Any, *args: Any) -> Any:
+    outside = layer.training
+    layer.training = any(part.training for part in layer.children())
+    try:
+        return run(*args)
+    finally:
+        layer.training = outside

@@ -13,6 +13,7 @@ from ippo.models.actor_critic import Layout, SeparateModels
 from ippo.models.adapters import LoraModels, LoraOptions
 from ippo.models.configuration import freeze_all_but_text
 from ippo.models.shared import SharedModels
+from ippo.modes import checkpoints_itself, run_as_its_parts
 
 LayoutName = Literal["separate", "shared", "lora"]
 
@@ -89,3 +90,5 @@ def _checkpoint_layers(policy: PreTrainedModel) -> None:
     enable = getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
     enable({"use_reentrant": False})
     policy.disable_input_require_grads()
+    for layer in filter(checkpoints_itself, policy.modules()):
+        run_as_its_parts(layer)

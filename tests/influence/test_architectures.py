@@ -183,8 +183,10 @@ def test_neighbours_and_padding_do_not_matter(name: str, backend: str) -> None:
 def widened(rollout: Rollout, columns: int) -> Rollout:
     """The same episodes with more padding on both sides; what lies under it is anything."""
 
-    def widen(field: dataclasses.Field[Any]) -> Tensor:
+    def widen(field: dataclasses.Field[Any]) -> Any:
         value = getattr(rollout, field.name)
+        if value is None or field.metadata["axis"] == "episode":
+            return value
         shape = (len(rollout), columns)
         if value.dtype == torch.bool:
             more = torch.zeros(shape, dtype=torch.bool)
@@ -192,7 +194,7 @@ def widened(rollout: Rollout, columns: int) -> Rollout:
             more = torch.randn(shape) if value.is_floating_point() else torch.randint(VOCABULARY, shape)
         return torch.cat([more, value] if field.metadata["axis"] == "prompt" else [value, more], 1)
 
-    return Rollout(*map(widen, dataclasses.fields(rollout)))
+    return Rollout(**{field.name: widen(field) for field in dataclasses.fields(rollout)})
 
 
 class TestPositions:

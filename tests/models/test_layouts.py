@@ -72,10 +72,11 @@ def fit(task: Task, tokenizer: PreTrainedTokenizerFast, data: PromptDataModule, 
     return run
 
 
-def counted(models: Layout) -> tuple[Layout, list[Any]]:
+def counted(models: Layout, rollout: Episodes) -> tuple[Layout, list[Any]]:
     """The models, whose first layer is more than the identity, and a list that grows each time it runs."""
     layer, seen = models.policy.model.layers[0], []
     torch.nn.init.normal_(layer.self_attn.o_proj.weight, std=0.2)
+    response_logprobs(models.policy, rollout.rows(torch.tensor([0])))  # a model's first pass is checked by others
     layer.mlp.register_forward_pre_hook(lambda *_: seen.append(True))
     return models, seen
 
@@ -146,7 +147,7 @@ class TestEveryLayout:
     ) -> None:
         gradients, passes = [], []
         for on in (False, True):
-            models, seen = counted(build(layout, gradient_checkpointing=on))
+            models, seen = counted(build(layout, gradient_checkpointing=on), rollout)
             response_logprobs(models.policy, rollout).sum().backward()
             gradients.append([p.grad for p in models.parameter_groups()["policy"]])
             passes.append(len(seen))
@@ -162,7 +163,7 @@ class TestEveryLayout:
 
         gradients, passes = [], []
         for on in (False, True):
-            models, seen = counted(build(layout, gradient_checkpointing=on))
+            models, seen = counted(build(layout, gradient_checkpointing=on), rollout)
             with scored(models.policy):  # as a filter asks for it
                 gradients.append(ValidationDirection([rollout], losses).compute(models.policy))
             passes.append(len(seen))

@@ -99,6 +99,8 @@ class TestLayout:
             lambda module, args, kwargs, output: widths.append(output.last_hidden_state.shape[:2]), with_kwargs=True
         )
         cold = Sampling(temperature=1e-4, max_new_tokens=12)
+        sample(tokenizer, policy, sampling=cold)  # a model's first rollout looks at it
+        widths.clear()
         whole = sample(tokenizer, policy, sampling=cold)
         parts = sample(tokenizer, policy, sampling=Sampling(temperature=1e-4, max_new_tokens=12, batch_tokens=45))
         for name, value in vars(whole).items():
@@ -169,6 +171,8 @@ class TestDraws:
         steps: list[Tensor] = []
         listening = copy.deepcopy(policy)
         listening.lm_head.register_forward_hook(lambda module, inputs, logits: steps.append(logits[:, -1]))
+        sample(tokenizer, listening, PROMPTS)  # a model's first rollout looks at it
+        steps.clear()
         sequences = sample(tokenizer, listening, PROMPTS * 2)
 
         width = sequences.response_ids.shape[1]

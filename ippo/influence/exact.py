@@ -122,8 +122,9 @@ class ExactScorer(Scorer):
                 value, jvp = checked_derivative(module, function, batch, along)
                 shape = f"a result of shape {tuple(value.shape)}"
                 require(value.dim() == 2, "function", shape, "return one number a token, [n, t]")
-                values += value.float()
-                jvps += torch.zeros_like(value).float() if jvp is None else jvp.float()
+                precision = torch.promote_types(value.dtype, torch.float32)  # never less than float32
+                values += value.to(precision)
+                jvps += (torch.zeros_like(value) if jvp is None else jvp).to(precision)
         if not values:
             return torch.empty(0, 0), torch.empty(0, 0)
         return pad_sequence(values, batch_first=True), pad_sequence(jvps, batch_first=True)

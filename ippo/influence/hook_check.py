@@ -120,7 +120,8 @@ def checked_derivative(
         for name, gradient in gradients.items():
             expected += float((gradient.float() * direction[name].float()).sum())
         parts = factors * (torch.zeros_like(values) if jvps is None else jvps).float()
-        if abs(float(parts.sum()) - expected) > _tolerance(module, precision)[0] * float(parts.norm()):
+        rounding = 3 * _tolerance(module, precision)[0]  # large logits lose a thousandth of a log-probability's slope
+        if abs(float(parts.sum()) - expected) > rounding * float(parts.norm()):
             raise MismatchError
         if bool(parts.any()):
             held.add(names)

@@ -8,11 +8,11 @@ What is not plainly a sum of numbers is left alone: a checker that guesses would
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
+_MOST = 512  # signs of equality that are looked at
 _LONGEST = 6_000  # characters that are read; the rest of an endless response is not
 _NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,18})?|\.[0-9]{1,18}"
 _TOKEN = re.compile(rf"\s*({_NUMBER}|[-+*/()%])")
@@ -71,7 +71,8 @@ def equations(text: str) -> list[Equation]:
         []
     """
     pieces = _PIECES.split(_in_signs(text[:_LONGEST]))
-    return [found for piece in pieces if "=" in piece for found in _in_piece(piece)]
+    sides = (pair for piece in pieces if "=" in piece for pair in pairwise(piece.split("=")))
+    return [found for left, right in islice(sides, _MOST) if (found := _between(left, right)) is not None]
 
 
 def sound(text: str) -> bool:
@@ -95,13 +96,13 @@ def _in_signs(text: str) -> str:
     return text
 
 
-def _in_piece(piece: str) -> Iterator[Equation]:
-    sides = piece.split("=")
-    for left, right in pairwise(sides):
-        sum_, result = _end_of(left), _start_of(right)
-        value, written = _value(sum_), _value(result)
-        if value is not None and written is not None and _OPERATION.search(sum_) and not _mixed(sum_):
-            yield Equation(f"{sum_}={result}".replace(" ", ""), value, written, _agree(sum_, value, result, written))
+def _between(left: str, right: str) -> Equation | None:
+    """The equation that two sides of a sign of equality make, where both are plainly numbers."""
+    sum_, result = _end_of(left), _start_of(right)
+    value, written = _value(sum_), _value(result)
+    if value is None or written is None or not _OPERATION.search(sum_) or _mixed(sum_):
+        return None
+    return Equation(f"{sum_}={result}".replace(" ", ""), value, written, _agree(sum_, value, result, written))
 
 
 def _end_of(side: str) -> str:

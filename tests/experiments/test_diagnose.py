@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from small_recipe import SMALL
 from torch.utils.data import DataLoader
 
-import ippo.experiments.compare
+from ippo.experiments.comparison.arms import FOLDER
 from ippo.experiments.diagnose import main
 from ippo.experiments.diagnosis.blame import Blame, of_episode, of_run
 from ippo.experiments.diagnosis.contrasts import CONTRASTS, auc, auc_by_iteration, kept_share
@@ -74,7 +74,7 @@ def test_sets_further_scores_of_the_same_episodes_side_by_side(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "run"
-    arm = Path(ippo.experiments.compare.__file__).parent / "configs" / "arms" / "scores.yaml"
+    arm = FOLDER / "scores.yaml"
     assert recipe([f"--config={arm}", f"--trainer.default_root_dir={path}", *SMALL]) == 0
     assert main([str(path), "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "diagnosis.md").read_text()

@@ -17,7 +17,8 @@ from ippo.sft import SFTOptions, demonstration_loader, demonstration_loss
 
 def test_loss_is_that_of_the_solutions_tokens_alone(policy: LlamaForCausalLM, gold: Sequences) -> None:
     losses = demonstration_loss(policy, gold)
-    for row, (prompt, prompt_mask, response, mask) in enumerate(zip(*vars(gold).values(), strict=True)):
+    fields = (gold.prompt_ids, gold.prompt_mask, gold.response_ids, gold.response_mask)
+    for row, (prompt, prompt_mask, response, mask) in enumerate(zip(*fields, strict=True)):
         ids = torch.cat([prompt[prompt_mask], response[mask]])[None]
         labels = ids.clone()
         labels[0, : int(prompt_mask.sum())] = -100
@@ -38,7 +39,7 @@ def test_trains_with_dropout(policy: LlamaForCausalLM, gold: Sequences, make_tra
     policy.eval().model.layers[0].register_forward_hook(lambda module, *_: seen.append(module.training))
     options = SFTOptions(steps=1, batch_size=4)
     make_trainer().fit(SFTModule(policy, options), demonstration_loader(gold, options, seed=0))
-    assert seen == [True]
+    assert seen[-1]  # before it a model is only looked at
 
 
 class TestGradientsThatAreNotFinite:

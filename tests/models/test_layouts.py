@@ -34,6 +34,7 @@ from ippo.models import (
 from ippo.models.actor_critic import Layout, ValueHead
 from ippo.models.layouts import prepare
 from ippo.models.memory import blueprint, bytes_of
+from ippo.modes import checkpoints_itself
 from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.rollout.sampling import Sampling
 
@@ -154,6 +155,18 @@ class TestEveryLayout:
         assert passes == [1, 2]
         for plain, again in zip(*gradients, strict=True):
             torch.testing.assert_close(again, plain)
+
+    def test_a_layer_that_checkpoints_itself_drops_nothing_out(
+        self, build: Build, rollout: Episodes, layout: LayoutName
+    ) -> None:
+        """It stays in training mode to checkpoint, and may ask its mode whether to drop out, as OPT's does."""
+        models = build(layout, gradient_checkpointing=True).eval()
+        layer = next(part for part in models.policy.modules() if checkpoints_itself(part))
+        asked: list[bool] = []
+        layer.mlp.register_forward_pre_hook(lambda *_: asked.append(layer.training))
+        response_logprobs(models.policy, rollout).sum().backward()
+        assert layer.training
+        assert not any(asked)
 
     def test_the_directions_gradient_is_checkpointed_too(
         self, build: Build, rollout: Episodes, layout: LayoutName

@@ -3,6 +3,8 @@
     python benchmarks/answers.py                              # writes docs/results/answers.md
     python benchmarks/answers.py --numbers 2000 --golds 2 --output /tmp/answers.md
 
+It takes the package of GSM-Symbolic: ``pip install -c constraints.txt -e ".[gsm-symbolic]"``.
+
 What is right is known by how each text was made, never by the reader that is examined. Exits with 1 if a number is read
 as another one, or an answer that differs is judged equal.
 """
@@ -18,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,6 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--output", type=Path, default=PAGE)
     given = options.parse_args(arguments)
+    if find_spec("reasoning_gym") is None:
+        options.error('reasoning_gym is missing: pip install -c constraints.txt -e ".[gsm-symbolic]"')
     sizes = ("numbers", "gsm_symbolic", "golds")
     given.said = "".join(
         f" --{name} {size}" for name in sizes if (size := getattr(given, name)) != options.get_default(name)

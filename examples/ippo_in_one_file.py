@@ -4,7 +4,7 @@ A Llama of 0.2 M parameters learns word problems from a verifier that errs on on
 by the dot product of its PPO gradient with the gradient of the SFT loss on 256 solutions that we trust. What points the
 other way is dropped before the update.
 
-    python examples/ippo_in_one_file.py                                       # three minutes on one CPU core
+    python examples/ippo_in_one_file.py                                       # what stays weighs alike
     python examples/ippo_in_one_file.py --filter paper                        # what stays weighs as it scores
     python examples/ippo_in_one_file.py --filter none --learning_rate 2e-4    # plain PPO, at the rate that suits it
 

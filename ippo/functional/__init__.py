@@ -6,6 +6,7 @@ Axes are ``n`` episodes, ``t`` response tokens, ``v`` vocabulary; how they lie: 
 from ippo.functional.accuracy import majority_vote, pass_at_k
 from ippo.functional.advantages import gae, group_relative, rloo, token_rewards, whiten
 from ippo.functional.divergence import KLEstimator, adapted_kl_coef, kl
+from ippo.functional.importance import engine_gaps, truncated_importance
 from ippo.functional.logprobs import token_entropy, token_logprobs
 from ippo.functional.losses import (
     Reduction,
@@ -36,6 +37,7 @@ __all__ = [
     "aggregate",
     "clip_fraction",
     "effective_sample_size",
+    "engine_gaps",
     "entropy_loss",
     "gae",
     "group_relative",
@@ -58,6 +60,7 @@ __all__ = [
     "token_entropy",
     "token_logprobs",
     "token_rewards",
+    "truncated_importance",
     "two_means",
     "value_loss",
     "whiten",

@@ -61,6 +61,7 @@ def policy_loss(
     clip_high: float = 0.2,
     dual_clip: float | None = None,
     reduction: Reduction = "mean",
+    importance: Tensor | None = None,
 ) -> Tensor:
     r"""PPO's clipped surrogate as a loss, with a lower and an upper clip of their own.
 
@@ -80,6 +81,8 @@ def policy_loss(
         clip_high: epsilon above 1.
         dual_clip: the constant c > 1; None for the plain surrogate.
         reduction: ``"mean"`` or ``"sum"`` over the response tokens.
+        importance: [n, t], by which each token's loss is multiplied, see
+            :func:`ippo.functional.importance.truncated_importance`; a constant. None for 1.
 
     Returns:
         [n], in units of advantage.
@@ -99,6 +102,9 @@ def policy_loss(
         tensor([2.3000])
         >>> policy_loss(logprobs, torch.zeros(1, 3), advantages, mask, dual_clip=3.0, reduction="sum")
         tensor([1.3000])
+        >>> importance = torch.tensor([[1.0, 2.0, 0.5]])  # -1.2 - 2 * 0.5 + 4 / 2
+        >>> policy_loss(logprobs, torch.zeros(1, 3), advantages, mask, importance=importance, reduction="sum")
+        tensor([-0.2000])
     """
     check_axes("nt nt nt nt", logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask)
     low, high = _clip_bounds(clip_low, clip_high)
@@ -109,6 +115,9 @@ def policy_loss(
         if dual_clip <= 1:
             raise ValueError(f"dual_clip must be above 1, or None for the plain surrogate, got {dual_clip}")
         surrogate = torch.where(advantages < 0, torch.maximum(surrogate, dual_clip * advantages), surrogate)
+    if importance is not None:
+        check_axes("nt nt", logprobs=logprobs, importance=importance)
+        surrogate = importance * surrogate
     return aggregate(-surrogate, mask, reduction)
 
 

@@ -31,6 +31,7 @@ from ippo.models.attention import without_cudnn_attention
 from ippo.models.configuration import context_length
 from ippo.models.requirements import require_tokens
 from ippo.ppo.curves import add_up, rollout_curves, update_curves
+from ippo.ppo.engine_gap import GapWarning, importance_of
 from ippo.ppo.evaluation import Evaluation
 from ippo.ppo.logprobs import LogprobPass, logprob_pass
 from ippo.ppo.objective import PolicyObjective
@@ -106,6 +107,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         self.ends = end_tokens(model.policy, tokenizer)
         self.stopping_reason_message: str | None = None
         self._told_unfinished = False
+        self._engine_gap = GapWarning()
 
     # ---------------------------------------------------------------- one iteration, from top to bottom
 
@@ -120,6 +122,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         for name, value in curves.items():
             self.log(name, value, prog_bar=name == "accuracy/em")
         self._tell_unfinished(curves["reward/unfinished"])
+        self._engine_gap.look_at(curves)
         episodes = emit(self.trainer, self, "on_rollout_end", rollout)
         emit(self.trainer, self, "on_update_start", episodes)
         with stopwatch(self, "update"):
@@ -154,6 +157,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
             advantages=torch.zeros_like(values),
             returns=torch.zeros_like(values),
             weights=torch.ones(count, dtype=torch.float32, device=self.device),
+            importance=importance_of(self.engine, responses.sequences, old_logprobs, self.ppo),
             logprob_jvps=look.logprob_jvps,
             extras={**responses.verdicts.extras, **earned.extras},
         )

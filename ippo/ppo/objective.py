@@ -42,7 +42,7 @@ class PolicyObjective:
         """[n] PPO losses from [n, t] log-probabilities, an entropy bonus left out."""
         ppo, mask, old = self.ppo, episodes.response_mask, episodes.old_logprobs
         clips = (ppo.clip_low, ppo.clip_high, ppo.dual_clip)
-        losses = policy_loss(logprobs, old, episodes.advantages, mask, *clips, reduction=ppo.reduction)
+        losses = policy_loss(logprobs, old, episodes.advantages, mask, *clips, ppo.reduction, episodes.importance)
         if ppo.kl_place == "loss" and ppo.kl_coef:
             penalty = kl_loss(logprobs, episodes.reference_logprobs, mask, ppo.kl_estimator, ppo.reduction)
             losses = losses + ppo.kl_coef * penalty

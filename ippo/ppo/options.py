@@ -39,6 +39,9 @@ class PPOOptions:
         gamma, lam: discount and trace decay of GAE.
         whiten: scale GAE advantages to mean 0 and variance 1 over the tokens of the whole buffer.
         reduction: ``"mean"`` weighs episodes alike, ``"sum"`` weighs tokens alike.
+        importance_correction: weigh each token by min(pi / q, ``importance_cap``), where q is the probability that the
+            engine drew it with. ``"auto"``: where the engine has kernels of its own and tells its log-probabilities.
+        importance_cap: the largest weight; see :func:`ippo.functional.importance.truncated_importance`.
         ptx_coef: factor of the gold solutions' SFT loss in every optimizer step (PPO-ptx, Ouyang et al. 2022,
             arXiv 2203.02155, equation 2, where the mixed-in texts are of the pretraining); 0 leaves it out.
         ptx_batch_size: gold solutions drawn for it, on each rank.
@@ -69,6 +72,8 @@ class PPOOptions:
     lam: float = 1.0
     whiten: bool = True
     reduction: Literal["mean", "sum"] = "mean"
+    importance_correction: Literal["auto", "on", "off"] = "auto"
+    importance_cap: float = 2.0
     ptx_coef: float = 0.0
     ptx_batch_size: int = 32
 
@@ -96,6 +101,7 @@ class PPOOptions:
             self.value_clip,
             "use a number above 0, or null",
         )
+        require(self.importance_cap >= 1, "ppo.importance_cap", self.importance_cap, "use a number of at least 1")
         known = self.unfinished_reward > -math.inf  # false for NaN, too
         require(known, "ppo.unfinished_reward", self.unfinished_reward, "use a number, or .inf for no ceiling")
         grouped = self.advantage != "gae"

@@ -24,6 +24,8 @@ def usable(episodes: Episodes, earned: Earned, ppo: PPOOptions) -> Episodes:
     reasons = [NO_REWARD if one is None else "a log-probability, value or reward is not finite" for one in earned.total]
     mask, device = episodes.response_mask, episodes.rewards.device
     numbers = episodes.old_logprobs + episodes.reference_logprobs + episodes.values
+    if episodes.importance is not None:
+        numbers = numbers + episodes.importance
     finite = (torch.isfinite(numbers) | ~mask).all(1) & torch.isfinite(earned.tensor.to(device))
     episodes = episodes.select(finite, reasons)
     episodes = episodes.select(episodes.lengths > 0, "the response has no token that could be learned from")

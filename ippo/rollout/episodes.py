@@ -37,6 +37,7 @@ class Episodes(Sequences):
         values: [n, t] the critic's values at that time.
         advantages, returns: [n, t], see :func:`ippo.ppo.advantages.with_advantages`.
         weights: [n] factor of each episode's policy loss; 1 until a filter says otherwise.
+        importance: [n, t] factor of each token's policy loss, where the engine has kernels of its own; else None.
         logprob_jvps: [n, t] derivative of each old log-probability along a filter's direction, where one asked for it.
         extras: more columns, one entry an episode: the task's answers and checks, a filter's scores.
         dropped: what filters have left out so far.
@@ -53,6 +54,7 @@ class Episodes(Sequences):
     advantages: Tensor = axis_field("token")
     returns: Tensor = axis_field("token")
     weights: Tensor = axis_field("episode")
+    importance: Tensor | None = axis_field("token", default=None)
     logprob_jvps: Tensor | None = axis_field("token", default=None)
     extras: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     dropped: tuple[Episodes, ...] = ()
@@ -107,7 +109,7 @@ class Episodes(Sequences):
                 one = part.rows(torch.tensor([0])).trim()
                 names = ("old_logprobs", "reference_logprobs", "values", "advantages", "returns", "weights")
                 zeros: dict[str, Any] = {name: torch.zeros_like(getattr(one, name)) for name in names}
-                return dataclasses.replace(one, **zeros)
+                return dataclasses.replace(one, importance=None, **zeros)
         remedy = "leave episodes out with Episodes.select, which keeps them"
         raise UsageError("on_rollout_end", "no episode, nor a dropped one", remedy)
 

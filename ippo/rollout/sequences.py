@@ -31,6 +31,8 @@ class Sequences:
         response_ids: [n, t] token ids, the end-of-sequence token included.
         response_mask: [n, t] bool, True on response tokens.
         finished: [n] bool, whether the response ended by itself; None where nobody has said so.
+        engine_logprobs: [n, t] log-probabilities of the response tokens as the engine drew them, by its own weights and
+            kernels and at the temperature of the draw; None where it tells none.
     """
 
     prompt_ids: Tensor = axis_field("prompt")
@@ -38,6 +40,7 @@ class Sequences:
     response_ids: Tensor = axis_field("token")
     response_mask: Tensor = axis_field("token")
     finished: Tensor | None = axis_field("episode", default=None, kw_only=True)
+    engine_logprobs: Tensor | None = axis_field("token", default=None, kw_only=True)
 
     def __len__(self) -> int:
         return self.prompt_ids.shape[0]

@@ -40,10 +40,12 @@ class TestRows:
     @pytest.mark.parametrize("index", [torch.tensor([3, 1]), torch.tensor([3, 1]).bool()], ids=["places", "bools"])
     def test_every_field_goes_along(self, index: Tensor) -> None:
         episodes = make_episodes(2 if index.dtype == torch.bool else 5)
+        drawn = {"engine_logprobs": episodes.values - 1, "importance": episodes.values + 1}
+        episodes = dataclasses.replace(episodes, **drawn, logprob_jvps=episodes.values + 2)
         places = index.nonzero().flatten().tolist() if index.dtype == torch.bool else index.tolist()
         picked = episodes.rows(index)
         for field in dataclasses.fields(Episodes):
-            if field.metadata and field.name != "logprob_jvps":
+            if field.metadata:
                 value, whole = getattr(picked, field.name), getattr(episodes, field.name)
                 assert len(value) == len(places)
                 for row, place in zip(value, places, strict=True):

@@ -18,4 +18,8 @@ class RolloutEngine(Protocol):
 
         ``finished`` says which responses ended by themselves. An engine that leaves the end token in may keep silent:
         the last token tells then. One that strips it must say so, or is refused.
+
+        ``engine_logprobs`` should say what each token was drawn with: then ``ppo/engine_gap`` shows an engine whose
+        weights are stale, or whose kernels round. Where ``own_kernels`` is True (or missing) and they are told, PPO
+        makes up for the difference (``ppo.importance_correction``).
         """

@@ -10,7 +10,14 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from ippo.errors import require
 from ippo.modes import evaluation_mode
@@ -32,6 +39,8 @@ class HFGenerate(RolloutEngine):
         tokenizer: the policy's tokenizer; must have pad and eos tokens (they may be the same).
         batch_size: prompts generated at a time, at most.
     """
+
+    own_kernels = False
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, batch_size: int = 256) -> None:
         require(
@@ -58,15 +67,20 @@ class HFGenerate(RolloutEngine):
         if len(prompt_mask) and not bool(prompt_mask.all()) and minds_left_padding(policy):
             batches = self._of_one_length(prompt_mask, sampling)
         response_ids = prompt_ids.new_full((len(prompts), width), self.tokenizer.pad_token_id)
+        logprobs = torch.zeros(response_ids.shape, dtype=torch.float32, device=policy.device)
         with (
             sole_config(self._config(sampling), policy),
             tqdm(total=len(batches) * width, desc="rollout", unit="token", leave=False, delay=2.0, disable=None) as bar,
         ):
             for rows, columns in batches:
-                sampled = self._sample(policy, prompt_ids[rows, columns], prompt_mask[rows, columns], bar)
+                drawn = DrawnLogprobs(sampling.temperature or 1.0)
+                sampled = self._sample(policy, prompt_ids[rows, columns], prompt_mask[rows, columns], bar, drawn)
                 response_ids[rows, : sampled.shape[1]] = sampled
+                logprobs[rows, : sampled.shape[1]] = drawn.of(sampled)
         finished, mask = self._ends.among(response_ids).any(1), self._until_eos(response_ids)
-        return Sequences(prompt_ids, prompt_mask, response_ids, mask, finished=finished).trim()
+        as_it_is = sampling.temperature > 0 and sampling.top_p == 1.0  # else tokens are drawn from another law
+        told = logprobs.masked_fill(~mask, 0) if as_it_is else None
+        return Sequences(prompt_ids, prompt_mask, response_ids, mask, finished=finished, engine_logprobs=told).trim()
 
     def _batches(self, prompt_mask: Tensor, sampling: Sampling) -> list[tuple[Tensor, slice]]:
         """The rows of each batch, and the columns that hold their prompts."""
@@ -98,10 +112,14 @@ class HFGenerate(RolloutEngine):
             remove_invalid_values=True,  # NaN logits must not crash the draw; their episodes are dropped by name later
         )
 
-    def _sample(self, policy: Any, ids: Tensor, mask: Tensor, bar: tqdm) -> Tensor:
+    def _sample(self, policy: Any, ids: Tensor, mask: Tensor, bar: tqdm, drawn: DrawnLogprobs) -> Tensor:
         """[n, t] response ids; ``generate`` stops as soon as every row has ended."""
-        progress = StoppingCriteriaList([_Progress(bar)])
-        sampled = policy.generate(input_ids=ids, attention_mask=mask.long(), stopping_criteria=progress)
+        sampled = policy.generate(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            stopping_criteria=StoppingCriteriaList([_Progress(bar)]),
+            logits_processor=LogitsProcessorList([drawn]),
+        )
         return sampled[:, ids.shape[1] :]
 
     def _until_eos(self, ids: Tensor) -> Tensor:
@@ -133,6 +151,38 @@ def sole_config(config: GenerationConfig, policy: Any) -> Iterator[None]:
             yield
     finally:
         policy.generation_config = own
+
+
+class DrawnLogprobs(LogitsProcessor):
+    """Changes nothing; notes the log-probability of each token that ``generate`` draws, and keeps the logits of one
+    step alone.
+
+    Args:
+        temperature: of the draw; ``transformers`` calls this before it divides by it.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+        self._steps: list[Tensor] = []
+        self._last: tuple[Tensor, Tensor] | None = None  # scaled logits, and the logarithm of their sum of exponentials
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._last is not None:
+            self._steps.append(self._of_last(input_ids[:, -1]))
+        scaled = scores.float() / self.temperature
+        self._last = (scaled, scaled.logsumexp(-1))
+        return scores
+
+    def of(self, sampled: Tensor) -> Tensor:
+        """[n, t] of the [n, t] tokens that were drawn; what follows an end has no meaning."""
+        if len(self._steps) < sampled.shape[1]:
+            self._steps.append(self._of_last(sampled[:, -1]))
+        return torch.stack(self._steps[: sampled.shape[1]], 1)
+
+    def _of_last(self, tokens: Tensor) -> Tensor:
+        assert self._last is not None
+        logits, norm = self._last
+        return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - norm
 
 
 class _Progress(StoppingCriteria):

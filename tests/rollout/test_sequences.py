@@ -20,7 +20,7 @@ def ragged() -> Sequences:
 
 
 def tensors(sequences: Sequences) -> dict[str, list]:
-    return {name: value.tolist() for name, value in vars(sequences).items()}
+    return {name: value.tolist() for name, value in vars(sequences).items() if value is not None}
 
 
 def test_prompt_and_response_side_by_side(ragged: Sequences) -> None:

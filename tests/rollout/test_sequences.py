@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -97,7 +99,8 @@ def test_nothing_is_changed_in_place(ragged: Sequences) -> None:
 
 
 def test_to_moves_every_tensor(ragged: Sequences) -> None:
-    assert {value.device.type for value in vars(ragged.to("meta")).values()} == {"meta"}
+    full = replace(ragged, engine_logprobs=torch.zeros(3, 4))
+    assert {value.device.type for value in vars(full.to("meta")).values()} == {"meta"}
 
 
 def test_pad_left() -> None:

@@ -274,7 +274,7 @@ class TestNothingSurvives:
     def test_where_other_ranks_have_survivors_this_one_adds_nothing(self, make_trainer: MakeTrainer) -> None:
         class Mute(L.Callback):
             def on_train_batch_start(self, *_: Any) -> None:
-                callback._cut._share = 0.0
+                callback._unit.changes._share = 0.0
 
         callback, module = given(UP, UP), Regression()
         make_trainer(callback, Mute()).fit(module, loader())

@@ -72,7 +72,7 @@ def as_buffer(episodes: Any) -> Buffer:
     return episodes
 
 
-def cut(buffer: Any, selection: Selection, own: slice, weigh: bool) -> Any:
+def applied(buffer: Any, selection: Selection, own: slice, weigh: bool) -> Any:
     """The buffer without what goes, weighed as was decided.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -19,6 +18,7 @@ from ippo.callbacks.influence.one_pass import (
     with_token_scores,
     without_opposing_tokens,
 )
+from ippo.callbacks.influence.options import FilterOptions
 from ippo.callbacks.influence.route import Route, choose_route
 from ippo.errors import require
 from ippo.influence import Scorer
@@ -29,29 +29,19 @@ from ippo.rollout.episodes import Episodes
 
 @dataclass(frozen=True)
 class Scoring:
-    """How rows come by their scores. Options as of :class:`ippo.callbacks.InfluenceFilterCallback`.
+    """How rows come by their scores.
 
     Args:
         module: the LightningModule that trains.
         scorer: computes the scores.
         direction: what the scores are held against.
-        losses: ``losses(module, rows) -> [n]``; None for the module's ``policy_losses``.
-        batch_size: episodes of a buffer at a time.
-        one_pass: whether a pass of PPO's own may be used.
-        keep_tokens: note each token's part of the score.
-        drop_tokens: silence those that score below zero.
-        name: of the filter, in what is told.
+        options: the filter's.
     """
 
     module: Any
     scorer: Scorer
     direction: HeldDirection
-    losses: Callable[..., Any] | None
-    batch_size: int
-    one_pass: bool
-    keep_tokens: bool = False
-    drop_tokens: bool = False
-    name: str = "influence"
+    options: FilterOptions
     _told: set[str] = field(default_factory=set)
 
     def begin(self) -> None:
@@ -60,8 +50,9 @@ class Scoring:
         Raises:
             UsageError: if scores of tokens are asked for where there are none, or the scorer cannot score the module.
         """
+        options = self.options
         self.scorer.check(scored_module(self.module))
-        for option, asked in (("token_scores", self.keep_tokens), ("drop_tokens", self.drop_tokens)):
+        for option, asked in (("token_scores", options.token_scores), ("drop_tokens", options.drop_tokens)):
             remedy = (
                 "it needs one_pass, ExactScorer('auto') or LookaheadScorer, and a direction apart from the buffer; "
                 f"here {self.route}"
@@ -70,16 +61,21 @@ class Scoring:
         if hasattr(self.module, "objective"):  # else there is one way only
             self._tell(str(self.route))
 
+    @property
+    def batch_size(self) -> int:
+        """Episodes of a buffer at a time."""
+        return self.options.batch_size or int(getattr(getattr(self.module, "ppo", None), "micro_batch_size", 64))
+
     @cached_property
     def route(self) -> Route:
         """Of a buffer of the module's own episodes."""
-        if self.losses is not None:
+        if self.options.losses is not None:
             return Route("apart", "the losses are not the module's own")
         if self.direction.needs_buffer:
             return Route("apart", "the direction is made of the episodes")
-        if not self.one_pass:
+        if not self.options.one_pass:
             return Route("apart", "one_pass is off")
-        return choose_route(self.module, self.scorer, self.keep_tokens or self.drop_tokens)
+        return choose_route(self.module, self.scorer, self.options.token_scores or self.options.drop_tokens)
 
     @property
     def in_one_pass(self) -> bool:
@@ -104,7 +100,7 @@ class Scoring:
             if buffer.logprob_jvps is None:  # they are taken apart, or another filter took the log-probability pass
                 buffer = replace(buffer, logprob_jvps=self.logprob_pass(LogprobPass(buffer), batch).logprob_jvps)
             tokens = token_scores(self.module, buffer)
-            buffer = with_token_scores(self.module, buffer, tokens) if self.keep_tokens else buffer
+            buffer = with_token_scores(self.module, buffer, tokens) if self.options.token_scores else buffer
             return buffer, tokens.sum(1)
         if isinstance(buffer, Episodes):
             budget = getattr(getattr(self.module, "ppo", None), "micro_batch_tokens", None)
@@ -120,7 +116,8 @@ class Scoring:
     def of_batches(self, batches: list[Any], batch: int) -> Tensor:
         """[n] scores of micro-batches, in their order."""
         module = scored_module(self.module)
-        losses = self.losses if self.losses is not None else self.module.policy_losses
+        given = self.options.losses
+        losses = given if given is not None else self.module.policy_losses
         self.scorer.observe(module, _learning_rate(self.module))
         along = self.direction.at(module, batch)
         scores = self.scorer.score(module, losses, batches, along).to(self.module.device)
@@ -134,7 +131,7 @@ class Scoring:
         """Once."""
         if what not in self._told:
             self._told.add(what)
-            (rank_zero_warn if warn else rank_zero_info)(f"{self.name}: {what}.")
+            (rank_zero_warn if warn else rank_zero_info)(f"{self.options.name}: {what}.")
 
 
 def scored_module(module: Any) -> Any:

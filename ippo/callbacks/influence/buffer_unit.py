@@ -36,10 +36,10 @@ class BufferUnit(Unit):
 
     def on_logprob_pass(self, look: LogprobPass) -> LogprobPass:
         """Take the old log-probabilities in forward mode: with them come their jvps, and from those the scores."""
-        if not self.is_due or look.logprobs is not None or not self.scoring.in_one_pass:
+        if not self.is_due or look.logprobs is not None or self.scoring.route.way != "one pass":
             return look
         with self.timed():
-            return self.scoring.logprob_pass(look, self.batches)
+            return self.scoring.with_jvps(look, self.batches)
 
     def on_rollout_end(self, episodes: Any) -> Any:
         """Score, keep, weigh; returns the survivors, in the type that came."""

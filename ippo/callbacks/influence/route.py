@@ -1,4 +1,10 @@
-"""Which way a buffer's rows come by their scores: decided once, before the first rollout, and told with its reason."""
+"""Which way a buffer's rows come by their scores: decided once, before the first rollout, and told with its reason.
+
+PPO takes the log-probabilities of what was sampled anyway, and in forward mode that pass also brings their jvps along
+the direction, from which scores follow by the chain rule. It earns little time, one forward: 0.08 s of an iteration of
+2.2 s on the embedded task (``benchmarks/iteration.py``), which is within the noise. It is here because it gives the
+score of each token (``token_scores``, ``drop_tokens``), which no other way does.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,8 @@ from typing import Any, Literal
 
 import torch
 
-from ippo.errors import UsageError
+from ippo.callbacks.influence.options import FilterOptions
+from ippo.errors import UsageError, require
 from ippo.influence import Scorer
 from ippo.influence.choice import why_no_forward_mode
 from ippo.influence.hook_check import MismatchError, RandomDirection
@@ -43,18 +50,41 @@ class Route:
         return f"scores take a pass of their own{jvps}, because {self.why}"
 
 
-def choose_route(module: Any, scorer: Scorer, tokens: bool) -> Route:
-    """For the module's own losses, along a direction that is not made of the episodes.
-
-    Differences of nearly equal numbers are noise under autocast, and a pass in forward mode rounds otherwise there than
-    a plain one, so that PPO's ratios would not start at 1. Where it is off, forward mode is tried on two tokens:
-    some operations have no derivative in it.
+def choose_route(module: Any, scorer: Scorer, needs_buffer: bool, options: FilterOptions) -> Route:
+    """For the episodes of a module.
 
     Args:
         module: the LightningModule that trains.
         scorer: computes the scores.
-        tokens: whether scores of tokens are asked for.
+        needs_buffer: whether the direction is made of the episodes.
+        options: the filter's.
+
+    Raises:
+        UsageError: if scores of tokens are asked for where there are none.
     """
+    route = _route(module, scorer, needs_buffer, options)
+    for option, asked in (("token_scores", options.token_scores), ("drop_tokens", options.drop_tokens)):
+        remedy = (
+            "it needs one_pass, ExactScorer('auto') or LookaheadScorer, and a direction apart from the buffer; "
+            f"here {route}"
+        )
+        require(not asked or route.uses_jvps, option, True, remedy)
+    return route
+
+
+def _route(module: Any, scorer: Scorer, needs_buffer: bool, options: FilterOptions) -> Route:
+    """The first reason against one pass.
+
+    Differences of nearly equal numbers are noise under autocast, and a pass in forward mode rounds otherwise there than
+    a plain one, so that PPO's ratios would not start at 1. Where it is off, forward mode is tried on two tokens:
+    some operations have no derivative in it.
+    """
+    if options.losses is not None:
+        return Route("apart", "the losses are not the module's own")
+    if needs_buffer:
+        return Route("apart", "the direction is made of the episodes")
+    if not options.one_pass:
+        return Route("apart", "one_pass is off")
     if not scorer.gives_jvps:
         return Route("apart", "the scorer gives no derivatives of log-probabilities")
     if not hasattr(module, "objective"):
@@ -66,6 +96,7 @@ def choose_route(module: Any, scorer: Scorer, tokens: bool) -> Route:
     if scorer.forward_mode and (why := _why_no_forward_mode(module, scorer)):
         return Route("apart", why)
     if autocast := _autocast(module):
+        tokens = options.token_scores or options.drop_tokens
         way: Way = "jvps apart" if tokens or not scorer.forward_mode else "apart"
         return Route(way, f"training computes in {autocast}, which rounds their derivatives away")
     return Route("one pass")

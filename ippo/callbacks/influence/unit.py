@@ -97,7 +97,6 @@ class Unit:
         )
         self.direction.load_state_dict(direction_state)
         self.scoring = Scoring(module, scorer, self.direction, options)
-        self.scoring.begin()
         self.direction.check(policy)
         self.decisions.begin(self._audit())
         parameters = trainable(policy)

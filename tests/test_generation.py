@@ -171,7 +171,7 @@ class TestDraws:
         steps: list[Tensor] = []
         listening = copy.deepcopy(policy)
         listening.lm_head.register_forward_hook(lambda module, inputs, logits: steps.append(logits[:, -1]))
-        sample(tokenizer, listening, PROMPTS)  # a model's first rollout looks at it
+        sample(tokenizer, listening, PROMPTS * 2)  # a model's first rollout looks at it
         steps.clear()
         sequences = sample(tokenizer, listening, PROMPTS * 2)
 

@@ -8,7 +8,6 @@ hooks, checkpointing that runs a layer again) finds the policy's parameters and 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,10 +23,9 @@ from ippo.models.actor_critic import Layout, ValueModel
 from ippo.models.configuration import state_size
 from ippo.models.requirements import require_language_model
 from ippo.models.trunk import trunk_of
+from ippo.rollout.adapters import merged_weights
 
 Model = TypeVar("Model", bound=PreTrainedModel)
-
-_NAME = "default"
 
 
 @dataclass(frozen=True)
@@ -116,16 +114,6 @@ def _no_plain_projections(model: nn.Module) -> list[str]:
     would add to what is no product."""
     linear = ((name, type(part)) for name, part in model.named_modules() if isinstance(part, nn.Linear))
     return [name for name, kind in linear if kind.forward is not nn.Linear.forward]
-
-
-@torch.no_grad()
-def merged_weights(adapted: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The name in the plain model, and the value, of every weight that an adapter changes, one at a time."""
-    for name, layer in adapted.named_modules():
-        if isinstance(layer, LoraLayer):
-            weight: Any = layer.get_base_layer().weight
-            delta: Tensor = layer.get_delta_weight(_NAME)  # type: ignore[attr-defined]
-            yield f"{name}.weight", (weight.float() + delta).to(weight.dtype)
 
 
 @torch.no_grad()

@@ -1,0 +1,105 @@
+"""The policy's weights as they are for a rollout: adapters added to them, and afterwards the kept ones again.
+
+A pair of small products beside every layer doubles a decoding step. Adding an adapter to its weight and subtracting it
+again leaves rounding behind, which a thousand rollouts add up in bfloat16. So the base weights stay where they are, a
+layer without an adapter takes each adapted layer's place, and the copy is dropped afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from ippo.influence.parameters import is_sharded
+
+_NAME = "default"
+
+
+@torch.no_grad()
+def merged_weights(adapted: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The name in the plain model, and the value, of every weight that an adapter changes, one at a time. The sum is
+    taken in float32 and rounded once."""
+    for name, layer in adapted.named_modules():
+        if isinstance(layer, LoraLayer):
+            yield f"{name}.weight", merged_weight(layer)
+
+
+@torch.no_grad()
+def merged_weight(layer: Any) -> Tensor:
+    """A layer's base weight and its adapter's product, in the dtype of the base."""
+    weight: Tensor = layer.get_base_layer().weight
+    with torch.autocast(weight.device.type, enabled=False):  # it would round the product of the factors
+        return (weight.float() + layer.get_delta_weight(_NAME)).to(weight.dtype)
+
+
+class Merged:
+    """Lets a policy run with its adapters merged.
+
+    Args:
+        keep: hold the merged copies between two uses, at the same addresses; costs their memory meanwhile.
+    """
+
+    def __init__(self, keep: bool = False) -> None:
+        self.keep = keep
+        self._copies: dict[str, nn.Module] = {}
+
+    @contextmanager
+    def __call__(self, policy: nn.Module) -> Iterator[None]:
+        """While it lasts, each adapted layer of ``policy`` is a plain one with the merged weight. What the policy
+        shares with critic and reference is not touched. Sharded parameters stay as they are, adapters apart."""
+        layers = [(name, layer) for name, layer in policy.named_modules() if isinstance(layer, LoraLayer)]
+        if not layers or any(map(is_sharded, policy.parameters())):
+            yield
+            return
+        parents = [policy.get_submodule(name.rpartition(".")[0]) for name, _ in layers]
+        try:
+            for parent, (name, layer) in zip(parents, layers, strict=True):
+                setattr(parent, name.rpartition(".")[2], self._plain(name, layer))
+            yield
+        finally:
+            for parent, (name, layer) in zip(parents, layers, strict=True):
+                setattr(parent, name.rpartition(".")[2], layer)
+            if not self.keep:
+                self._copies.clear()
+
+    @torch.no_grad()
+    def _plain(self, name: str, layer: Any) -> nn.Module:
+        weight, base = merged_weight(layer), layer.get_base_layer()
+        held: Any = self._copies.get(name)
+        if held is not None and held.weight.shape == weight.shape and held.weight.device == weight.device:
+            held.weight.copy_(weight)
+            return held
+        plain: Any = base.__class__.__new__(base.__class__)
+        plain.__dict__.update(base.__dict__)  # sizes and mode
+        plain._parameters = {**base._parameters, "weight": nn.Parameter(weight, requires_grad=False)}
+        self._copies[name] = plain
+        return plain
+
+
+@contextmanager
+def cast_once(module: nn.Module, device: str) -> Iterator[None]:
+    """Under autocast, let each weight be cast once instead of at every use, as long as this lasts.
+
+    Lightning's mixed precision keeps no casts, because a weight may change between two uses; here none does. The cache
+    takes weights that require a gradient only, so that all do meanwhile; without a graph that means nothing. It is
+    emptied on both sides: an old cast would freeze training without an error.
+    """
+    if not torch.is_autocast_enabled(device) or torch.is_grad_enabled():
+        yield
+        return
+    frozen = [one for one in module.parameters() if not one.requires_grad and one.dtype == torch.float32]
+    torch.clear_autocast_cache()
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        with torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=True):
+            yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        torch.clear_autocast_cache()

@@ -9,16 +9,8 @@ import torch
 from lightning.pytorch.utilities.rank_zero import WarningCache
 from torch import Tensor
 
-from ippo.callbacks.influence.batch_rows import (
-    RowReader,
-    Select,
-    Undo,
-    checked_weights,
-    column,
-    drop_rows,
-    require_rows,
-    set_weight,
-)
+from ippo.callbacks.influence.batch_changes import Select, Undo, checked_weights, drop_rows, set_weight
+from ippo.callbacks.influence.batch_rows import RowReader, column, require_rows
 from ippo.callbacks.influence.overrides import override, skip_step
 from ippo.distributed import total, world_size
 from ippo.influence import Selection

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ippo.callbacks.influence.batch_rows import checked_weights, count_rows, pick_rows
+from ippo.callbacks.influence.batch_changes import checked_weights, pick_rows
+from ippo.callbacks.influence.batch_rows import count_rows
 from ippo.errors import require
 from ippo.influence import Selection
 from ippo.rollout.episodes import Episodes

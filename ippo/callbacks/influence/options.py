@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ippo.callbacks.influence.audit import RowId
-from ippo.callbacks.influence.batch_rows import Select
+from ippo.callbacks.influence.batch_changes import Select
 from ippo.callbacks.influence.batch_selection import Reduction
 from ippo.callbacks.influence.default_scorer import default_scorer
 from ippo.callbacks.influence.keep_by_gold import default_keep

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from ippo.callbacks.influence.batch_rows import Undo
+from ippo.callbacks.influence.batch_changes import Undo
 
 
 def override(module: L.LightningModule, name: str, method: Callable[..., Any]) -> Undo:

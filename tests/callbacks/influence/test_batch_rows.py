@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding
 
-from ippo.callbacks.influence.batch_rows import (
-    RowReader,
-    column,
-    count_rows,
-    drop_rows,
-    pick_rows,
-    require_rows,
-    set_weight,
-)
+from ippo.callbacks.influence.batch_changes import drop_rows, pick_rows, set_weight
+from ippo.callbacks.influence.batch_rows import RowReader, column, count_rows, require_rows
 from ippo.errors import UsageError
 
 KEPT = torch.tensor([True, False, True])

@@ -29,6 +29,7 @@ def drop_rows(batch: Any, kept: Tensor, reader: RowReader | None = None) -> Undo
         UsageError: if its rows cannot be known, or stand in a tuple of a tuple, which cannot be changed.
 
     Example:
+        >>> import torch
         >>> batch = [torch.tensor([1.0, 2.0, 3.0]), ("a", "b", "c")]
         >>> undo = drop_rows(batch, torch.tensor([True, False, True]))
         >>> batch
@@ -55,6 +56,7 @@ def pick_rows(batch: Any, kept: Tensor, path: str = "batch") -> Any:
         UsageError: if its rows cannot be known.
 
     Example:
+        >>> import torch
         >>> pick_rows({"x": torch.tensor([1.0, 2.0]), "more": {"text": ["a", "b"]}}, torch.tensor([False, True]))
         {'x': tensor([2.]), 'more': {'text': ['b']}}
     """

@@ -167,47 +167,53 @@ def keep_right_or_positive(scores: Tensor, rewards: Tensor, threshold: float = 0
     return (rewards > threshold) | (scores > 0)
 
 
-def keep_like_gold(scores: Tensor, gold_scores: Tensor, level: float = 0.05) -> Tensor:
-    r"""Keep all but the rows that score lower than rows known to be right do.
+def keep_like_gold(scores: Tensor, gold_scores: Tensor, fdr: float = 0.2) -> Tensor:
+    r"""Keep all but the rows that score lower than rows known to be right do, more often than chance explains.
 
     The conformal p-value of a row is the share, itself among them, of gold rows that score as low as it does:
 
     .. math:: p_i = \frac{1 + |\{j : g_j \le s_i\}|}{m + 1}
 
-    A row stays if its p-value exceeds ``level``. Where scored rows are like the gold ones, at most this share of them
-    goes, whatever the scores' sign, unit and distribution.
+    The rows with the k lowest p-values go, where k is the largest number for which the k-th of them is at most
+    ``fdr`` k / n. Of the rows that go, at most this share is right, on average; where all rows are like the gold ones,
+    hardly any goes.
 
     Args:
         scores: [n], finite; in any unit.
         gold_scores: [m], finite; in the same unit, none of a row that had a part in its own direction.
-        level: in [0, 1). Fewer than 1 / level - 1 gold rows cannot tell so small a share: all stay.
+        fdr: the false discovery rate, in [0, 1). Fewer than 1 / fdr - 1 gold rows tell nothing: all stay.
 
     Returns:
         [n] bool, True for the rows that stay.
 
     Raises:
-        ValueError: if scores are not [n] and [m] or not finite, or if ``level`` is not in [0, 1).
+        ValueError: if scores are not [n] and [m] or not finite, or if ``fdr`` is not in [0, 1).
 
     Source:
-        Bates et al. 2023, Testing for outliers with conformal p-values (arXiv 2104.08279), equation 1 with the
-        score's sign turned.
+        Benjamini and Hochberg 1995, section 3.1, on the p-values of Bates et al. 2023, Testing for outliers with
+        conformal p-values (arXiv 2104.08279), equation 1 with the score's sign turned; their Theorem 2 allows it.
 
     Example:
-        >>> gold = torch.tensor([3.0, 1.0, 2.0, 4.0])  # p-values of 0.5, 1 and 2.5: 1/5, 2/5 and 3/5
-        >>> keep_like_gold(torch.tensor([0.5, 1.0, 2.5]), gold, level=0.2)
-        tensor([False,  True,  True])
-        >>> keep_like_gold(torch.tensor([0.5, 1.0, 2.5]), gold, level=0.1)  # four rows tell no tenth
-        tensor([True, True, True])
+        >>> gold = torch.tensor([3.0, 1.0, 2.0, 4.0])  # p-values of 0.5, 0.6, 1 and 9: 1/5, 1/5, 2/5 and 5/5
+        >>> scores = torch.tensor([0.5, 0.6, 1.0, 9.0])
+        >>> keep_like_gold(scores, gold, fdr=0.4)  # 1/5 <= 0.4 * 2/4, but 2/5 > 0.4 * 3/4
+        tensor([False, False,  True,  True])
+        >>> keep_like_gold(scores, gold, fdr=0.3)  # 1/5 > 0.3 * 2/4: two such rows of four may be chance
+        tensor([True, True, True, True])
     """
     _check_scores(scores)
     check_axes("m", gold_scores=gold_scores)
     _check_finite("gold_scores", gold_scores)
-    if not 0 <= level < 1:
-        raise ValueError(f"level must be a share in [0, 1), got {level}")
-    place = math.floor(_exact(level) * (len(gold_scores) + 1))  # p-values of the gold scores below this one are too low
-    if place == 0:
+    if not 0 <= fdr < 1:
+        raise ValueError(f"fdr must be a share in [0, 1), got {fdr}")
+    n, m = len(scores), len(gold_scores)
+    as_low = torch.searchsorted(gold_scores.to(scores).sort().values, scores, right=True)  # how many gold rows are
+    ranked, share = as_low.sort().values + 1, _exact(fdr) * (m + 1)  # exactly: a bound must not be rounded away
+    bounds = [share.numerator * k // (share.denominator * n) for k in range(1, n + 1)]
+    passed = (ranked <= torch.tensor(bounds, dtype=torch.long, device=scores.device)).nonzero()
+    if not len(passed):
         return torch.ones_like(scores, dtype=torch.bool)
-    return scores >= gold_scores.to(scores).kthvalue(place).values
+    return as_low + 1 > ranked[passed[-1, 0]]
 
 
 def _highest(scores: Tensor, count: Tensor | int) -> Tensor:

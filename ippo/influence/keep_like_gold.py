@@ -18,41 +18,42 @@ from ippo.influence.scorer import Scorer
 
 
 class LikeGold(KeepRule):
-    """Drop what scores lower than nearly all gold rows do.
+    """Drop what scores lower than gold rows do, where more rows are so low than chance explains.
 
     A sign says little about one row: along the gradient of a few trusted rows, about half of the *right* rows of a
     classifier score below zero, and where all rows share a direction none does, right or wrong. So gold rows are
-    scored too, each along the direction that the others make, and a row goes only where hardly one of them is as low.
-    On clean data no more than ``level`` of the rows go.
+    scored too, each along the direction that the others make. Of any data some right rows score as low as the lowest of
+    them; a batch in which no more do stays whole, and of the rows that go at most ``fdr`` are right ones, on average.
 
     Args:
-        level: the share of right rows that may go. At the default, 19 gold rows are the fewest that can tell.
+        fdr: the false discovery rate: the share of right rows among those that go. The more gold rows, the fewer wrong
+            ones it takes in a batch to be told: a share of 1 / (fdr (m + 1)) at least, with m gold rows.
 
     Example:
         >>> import torch
-        >>> rule = LikeGold(level=0.25).bind(torch.tensor([0.2, 0.9, 0.5]))  # of three gold rows the lowest is 1/4
-        >>> rule(torch.tensor([0.1, 0.3, -2.0]), torch.ones(3), torch.arange(3))
-        tensor([False,  True, False])
+        >>> rule = LikeGold(fdr=0.5).bind(torch.arange(1.0, 8.0))  # below the lowest of seven gold rows: 1/8
+        >>> rule(torch.tensor([0.1, 3.0, 5.0, 6.0]), torch.ones(4), torch.arange(4))  # 1/8 <= 0.5 * 1/4
+        tensor([False,  True,  True,  True])
     """
 
     reason = "score below those of gold rows"
     reads = ("gold_scores",)
 
-    def __init__(self, level: float = 0.05) -> None:
-        require(0.0 < level < 1.0, "level", level, "use a share between 0 and 1 of right rows that may go")
-        self.level = level
+    def __init__(self, fdr: float = 0.2) -> None:
+        require(0.0 < fdr < 1.0, "fdr", fdr, "use a share between 0 and 1 of right rows among those that go")
+        self.fdr = fdr
         self._gold_scores: Tensor | None = None
 
     def bind(self, gold_scores: Tensor) -> LikeGold:
         """See :meth:`KeepRule.bind`.
 
         Raises:
-            UsageError: if there are too few gold rows for such a level.
+            UsageError: if there are so few gold rows that not even a batch of which a quarter is wrong would lose any.
         """
-        fewest = math.ceil(1 / self.level - 1 - 1e-9)
-        remedy = f"level={self.level} takes at least {fewest}: give more of them, or another rule, keep=PositiveScore()"
+        fewest = math.ceil(4 / self.fdr - 1 - 1e-9)
+        remedy = f"fdr={self.fdr} takes at least {fewest}: give more of them, or another rule, keep=PositiveScore()"
         require(len(gold_scores) >= fewest, "keep", f"LikeGold with {len(gold_scores)} gold rows", remedy)
-        bound = LikeGold(self.level)
+        bound = LikeGold(self.fdr)
         bound._gold_scores = gold_scores
         return bound
 
@@ -62,7 +63,7 @@ class LikeGold(KeepRule):
                 "it reads the scores of gold rows: give bind() them, or use it in a filter with ValidationDirection"
             )
             raise UsageError("keep", "LikeGold()", remedy)
-        return keep_like_gold(scores, self._gold_scores, self.level)
+        return keep_like_gold(scores, self._gold_scores, self.fdr)
 
 
 def gold_scores(

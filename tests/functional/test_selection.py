@@ -241,39 +241,51 @@ class TestKeepLikeGold:
     GOLD = torch.tensor([3.0, 1.0, 2.0, 4.0])
 
     @pytest.mark.parametrize(
-        ("level", "expected"),
+        ("fdr", "expected"),
         [
-            (0.0, [0, 1, 2, 3, 4]),  # nothing is below every gold row
-            (0.19, [0, 1, 2, 3, 4]),  # four gold rows tell fifths
-            (0.2, [1, 2, 3, 4]),  # 0.5 is below all four: 1/5
-            (0.4, [2, 3, 4]),  # 1 is as low as one of them: 2/5
-            (0.6, [3, 4]),
-            (0.99, [4]),  # 4/5 below
+            (0.0, [0, 1, 2, 3, 4]),  # p-values of 1/5, 1/5, 2/5, 4/5 and 5/5
+            (0.49, [0, 1, 2, 3, 4]),  # the second may be 0.49 * 2/5 at most
+            (0.5, [2, 3, 4]),  # 1/5 <= 0.5 * 2/5; 2/5 > 0.5 * 3/5
+            (0.67, [3, 4]),  # 2/5 <= 0.67 * 3/5; 4/5 > 0.67 * 4/5
+            (0.99, [3, 4]),
         ],
     )
-    def test_by_hand(self, level: float, expected: list[int]) -> None:
-        assert places(keep_like_gold(torch.tensor([0.5, 1.5, 2.0, 3.0, 9.0]), self.GOLD, level)) == expected
+    def test_by_hand(self, fdr: float, expected: list[int]) -> None:
+        assert places(keep_like_gold(torch.tensor([0.5, 0.9, 1.5, 3.0, 9.0]), self.GOLD, fdr)) == expected
 
     @given(SCORES, SCORES, st.integers(0, 99))
-    def test_is_the_share_of_gold_rows_as_low_as_a_row(self, scores: list[int], gold: list[int], percent: int) -> None:
-        level = Fraction(percent, 100)
-        expected = [
-            place
-            for place, score in enumerate(scores)
-            if Fraction(1 + sum(each <= score for each in gold), len(gold) + 1) > level
-        ]
+    def test_is_the_step_up_procedure_on_shares_of_gold_rows(
+        self, scores: list[int], gold: list[int], percent: int
+    ) -> None:
+        fdr, n = Fraction(percent, 100), len(scores)
+        shares = [Fraction(1 + sum(each <= score for each in gold), len(gold) + 1) for score in scores]
+        passed = [k for k in range(1, n + 1) if sum(share <= fdr * k / n for share in shares) >= k]
+        bound = fdr * max(passed, default=0) / max(1, n)
+        expected = [place for place, share in enumerate(shares) if share > bound]
         found = keep_like_gold(torch.tensor(scores).float(), torch.tensor(gold).float(), percent / 100)
         assert places(found) == expected
 
-    def test_drops_no_more_than_its_level_of_rows_like_the_gold_ones(self) -> None:
+    def test_next_to_nothing_goes_of_rows_like_the_gold_ones(self) -> None:
         draw = torch.Generator().manual_seed(0)
         for shape in (lambda x: x, torch.exp, lambda x: x**3, lambda x: 5 + x):  # no sign and no distribution matters
-            rows = shape(torch.randn(400, 164, generator=draw))
+            rows = shape(torch.randn(1000, 96, generator=draw))
             dropped = [1 - float(keep_like_gold(row[64:], row[:64]).float().mean()) for row in rows]
-            assert sum(dropped) / len(dropped) == pytest.approx(3 / 65, abs=0.01)  # three places of 65, below 0.05
+            assert sum(share > 0 for share in dropped) / len(dropped) < 0.2  # a batch that loses any is a false one
+            assert sum(dropped) / len(dropped) < 0.03
+
+    def test_of_those_that_go_few_are_right(self) -> None:
+        draw, found = torch.Generator().manual_seed(0), []
+        for _ in range(1000):
+            rows = torch.randn(64 + 32, generator=draw)
+            rows[-8:] -= 2.5  # the last quarter of a batch is wrong
+            dropped = ~keep_like_gold(rows[64:], rows[:64])
+            found.append((float(dropped[:24].sum() / dropped.sum().clamp(min=1)), float(dropped[24:].float().mean())))
+        false, power = (sum(part) / len(found) for part in zip(*found, strict=True))
+        assert 0.1 < false < 0.2 * 24 / 32 + 0.01  # the bound is the rate times the share of right rows
+        assert power > 0.5
 
     def test_refusals(self) -> None:
-        with pytest.raises(ValueError, match="level must be a share"):
+        with pytest.raises(ValueError, match="fdr must be a share"):
             keep_like_gold(self.GOLD, self.GOLD, 1.0)
         with pytest.raises(ValueError, match="gold_scores must be finite"):
             keep_like_gold(self.GOLD, torch.tensor([NAN]))

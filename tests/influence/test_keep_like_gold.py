@@ -57,10 +57,10 @@ def test_the_controls_match_its_number() -> None:
 
 
 def test_too_few_gold_rows_are_refused_by_their_number() -> None:
-    LikeGold(0.05).bind(torch.ones(19))
-    with pytest.raises(UsageError, match=r"keep = 'LikeGold with 18 gold rows': level=0\.05 takes at least 19"):
-        LikeGold(0.05).bind(torch.ones(18))
+    LikeGold(0.2).bind(torch.ones(19))
+    with pytest.raises(UsageError, match=r"keep = 'LikeGold with 18 gold rows': fdr=0\.2 takes at least 19"):
+        LikeGold(0.2).bind(torch.ones(18))
     with pytest.raises(UsageError, match="it reads the scores of gold rows"):
         keeps(LikeGold(), [1.0])
-    with pytest.raises(UsageError, match=r"level = 0\.0"):
+    with pytest.raises(UsageError, match=r"fdr = 0\.0"):
         LikeGold(0.0)

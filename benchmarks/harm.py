@@ -97,9 +97,10 @@ def harm(seeds: list[int], jobs: int) -> list[str]:
     lines = [
         "## Does it do harm?",
         "",
-        f"Six kinds of training (`benchmarks/kinds.py`), {len(seeds)} fresh seeds ({seeds[0]} to {seeds[-1]}) of data, weights and",
-        "order; 64 gold rows, of digits 60. Accuracy on right labels, and paired differences from the same training without a filter, with",
-        "bootstrap 95 % intervals: with the README's filter as it stands, and with `keep=PositiveScore()` in it.",
+        f"Six kinds of training (`benchmarks/kinds.py`), {len(seeds)} fresh seeds ({seeds[0]} to {seeds[-1]}) of data,",
+        "weights and order; 64 gold rows, of digits 60. Accuracy on right labels, and paired differences from the same",
+        "training without a filter, with bootstrap 95 % intervals: with the README's filter as it stands, and with",
+        "`keep=PositiveScore()` in it.",
         "*Dropped* is the share of all training rows.",
     ]
     for wrong, title in zip(WRONG, ("Nothing is wrong", "30 % of the training labels are wrong"), strict=True):

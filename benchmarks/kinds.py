@@ -1,8 +1,8 @@
 """Six kinds of small trainings with right or wrong labels, for the harm check: `make` one, train it, ask its accuracy.
 
-Each goes on until its accuracy without a filter and without wrong labels has stopped to rise steeply, on seeds that are
-not reported. Images are scikit-learn's digits; texts are made in code: words of three topics among others that say nothing, where
-"not" hands the next word's vote to another topic.
+Each trains until its accuracy no longer rises steeply, without a filter and without wrong labels, on seeds that are not
+reported. Images are scikit-learn's digits; texts are made in code: words of three topics among others that say nothing,
+where "not" hands the next word's vote to another topic.
 """
 
 from __future__ import annotations

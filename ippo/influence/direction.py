@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -135,9 +135,34 @@ def mean_loss_and_gradient(
     return float(total(loss)) / rows, mean
 
 
+class FittedDirection(Mapping[str, Tensor]):
+    """A direction that fits a module. Every backend reads it here, each parameter's part where it needs it, so that one
+    that is kept in parts, or in another precision than the module's, is made whole one parameter at a time.
+
+    Args:
+        parts: a tensor for each parameter.
+        parameters: of the module, by the same names.
+    """
+
+    def __init__(self, parts: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+        self._parts, self._parameters = parts, parameters
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._parts[name].to(self._parameters[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parameters
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+
 def resolve(
     direction: Direction | Mapping[str, Tensor], module: nn.Module, buffer: Buffer | None = None
-) -> dict[str, Tensor]:
+) -> FittedDirection:
     """Compute the direction if need be, and check that it fits the module.
 
     A mapping may also hold parameters that are frozen just now: of a direction for the whole module, a scorer that is
@@ -163,4 +188,4 @@ def resolve(
         # A sum, which is cheap, is finite only if all of it is; that of finite numbers may still overflow.
         finite = bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
         require(finite, argument, "NaN or Inf", "mend the reference loss: scores along it would mean nothing")
-    return {name: tensors[name].to(parameter) for name, parameter in parameters.items()}
+    return FittedDirection(tensors, parameters)

@@ -162,12 +162,12 @@ class HeldDirection:
         direction, score_gold = self.direction, self._score_gold
         if score_gold is None or not isinstance(direction, ValidationDirection):
             with scored(module, self.parameters):
-                along = resolve(direction, module)
+                along = dict(resolve(direction, module))
             return _Held(batch, along, direction.mean_loss if isinstance(direction, Direction) else None)
         rows = list(direction.batches or [])  # the same ones twice
         direction = ValidationDirection(rows, direction.loss)
         with scored(module, self.parameters):
-            along = resolve(direction, module)
+            along = dict(resolve(direction, module))
             return _Held(batch, along, direction.mean_loss, score_gold(module, rows, along))
 
 

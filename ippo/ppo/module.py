@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import lightning as L
 import torch
@@ -19,37 +18,33 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
-from ippo.data.demonstrations import encode_demonstrations, require_fit
-from ippo.data.task import Check, Columns, columns
+from ippo.data.task import Check, Columns
 from ippo.distributed import as_many_on_all_ranks, no_sync, rank, seed_each_rank, total, total_of, totals, world_size
-from ippo.errors import OwnAttributeErrors, require
+from ippo.errors import OwnAttributeErrors
 from ippo.events import emit
 from ippo.functional import rate_factor, value_loss
 from ippo.influence import ValidationDirection
 from ippo.models import ActorCritic
 from ippo.models.attention import without_cudnn_attention
-from ippo.models.configuration import context_length
 from ippo.models.requirements import require_tokens
 from ippo.ppo.curves import add_up, rollout_curves, update_curves
 from ippo.ppo.engine_gap import GapWarning, importance_of
 from ippo.ppo.evaluation import Evaluation
+from ippo.ppo.gold import gold_problems, gold_share
 from ippo.ppo.logprobs import LogprobPass, logprob_pass
 from ippo.ppo.objective import PolicyObjective
 from ippo.ppo.options import EvaluationOptions, PPOOptions
-from ippo.ppo.precision import require_precision
+from ippo.ppo.requirements import require_before_training, require_parts, require_whole_distribution
 from ippo.ppo.responses import Responses, arguments, decode, repeat
 from ippo.ppo.stopwatch import stopwatch
-from ippo.ppo.unfinished import MANY, complaint, with_ceiling
+from ippo.ppo.unfinished import UnfinishedWarning, with_ceiling
 from ippo.ppo.usable import unrewarded_alone, usable
 from ippo.rewards import Judge, RewardFunction, Rewards
 from ippo.rollout.end_tokens import end_tokens
 from ippo.rollout.engines.base import RolloutEngine
 from ippo.rollout.engines.hf import HFGenerate
-from ippo.rollout.engines.hf_check import require_same_when_generated
 from ippo.rollout.episodes import Episodes
 from ippo.rollout.sampling import Sampling
-from ippo.rollout.sequences import Sequences
-from ippo.rollout.soundness import require_causal
 from ippo.sft import demonstration_loss
 
 
@@ -73,6 +68,8 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         engine: what samples responses; :class:`ippo.rollout.engines.hf.HFGenerate` by default.
         equal: ``equal(answer, other)``, whether two answers are one vote; the task's.
         reward_weights: one factor for each reward; 1 each by default.
+        objective: ``objective(ppo, temperature)``, what is minimised on the policy's side and what the filter scores: a
+            subclass of :class:`ippo.ppo.objective.PolicyObjective`.
     """
 
     def __init__(
@@ -87,27 +84,21 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         engine: RolloutEngine | None = None,
         equal: Callable[..., bool] = operator.eq,
         reward_weights: Sequence[float] | None = None,
+        objective: Callable[[PPOOptions, float], PolicyObjective] = PolicyObjective,
     ) -> None:
         super().__init__()
-        require(
-            sampling.top_p == 1.0, "sampling.top_p", sampling.top_p, "PPO's ratios need the full distribution: use 1.0"
-        )
-        temperature = sampling.temperature
-        require(
-            temperature > 0, "sampling.temperature", temperature, "PPO learns from what is drawn: use a number above 0"
-        )
+        require_whole_distribution(sampling)
         require_tokens(model.policy, tokenizer)
         self.automatic_optimization = False
         self.model, self.tokenizer = model, tokenizer
         self.rewards, self.judge = Rewards(reward, reward_weights), Judge(check)
         self.ppo, self.sampling, self.evaluation = ppo, sampling, evaluation
-        self.objective = PolicyObjective(ppo, sampling.temperature)
+        self.objective = objective(ppo, sampling.temperature)
         self.engine = engine if engine is not None else HFGenerate(tokenizer)
         self.validation, self.test = (Evaluation(evaluation.samples, equal) for _ in ("validation", "test"))
         self.ends = end_tokens(model.policy, tokenizer)
         self.stopping_reason_message: str | None = None
-        self._told_unfinished = False
-        self._engine_gap = GapWarning()
+        self._unfinished, self._engine_gap = UnfinishedWarning(), GapWarning()
 
     # ---------------------------------------------------------------- one iteration, from top to bottom
 
@@ -121,7 +112,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         curves = rollout_curves(rollout, self.rewards.names)
         for name, value in curves.items():
             self.log(name, value, prog_bar=name == "accuracy/em")
-        self._tell_unfinished(curves["reward/unfinished"])
+        self._unfinished.look_at(curves, self)
         self._engine_gap.look_at(curves)
         episodes = emit(self.trainer, self, "on_rollout_end", rollout)
         emit(self.trainer, self, "on_update_start", episodes)
@@ -221,14 +212,6 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
             rank_zero_warn(f"iteration {self.current_epoch}: no reward applies to any of its episodes")
             self.lr_schedulers().step()  # type: ignore[union-attr]
 
-    def _tell_unfinished(self, share: float) -> None:
-        """Say once why so many responses earn nothing."""
-        if share > MANY and not self._told_unfinished:
-            self._told_unfinished = True
-            gold = getattr(getattr(self.trainer, "datamodule", None), "gold", None)
-            longest = int(self._gold_share().lengths.max()) if gold else None
-            rank_zero_warn(complaint(share, self.sampling.max_new_tokens, self.ppo.unfinished_reward, longest))
-
     def _mix_in_gold(self, sums: dict[str, float]) -> None:
         """Add the gradient of the SFT loss of some gold solutions, drawn at random (PPO-ptx); the losses add up in
         ``sums`` for the curves."""
@@ -287,16 +270,12 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
 
     def validation_direction(self) -> ValidationDirection:
         """The direction of I-PPO: the gradient of the mean SFT loss on the data module's gold solutions."""
-        chunks = self._gold_share().chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
+        chunks = gold_share(self).chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
         return ValidationDirection(chunks, demonstration_loss)
 
     def validation_rollout(self) -> list[Episodes]:
         """Fresh episodes on the gold problems, as many of them as an iteration has prompts, each rank its share."""
-        data = self._prompt_data()
-        rows = list(data.gold)[: data.options.prompts_per_iteration]
-        require(len(rows) >= world_size(), "task.gold", len(rows), f"give each of the {world_size()} ranks a problem")
-        rows = rows[rank() :: world_size()]
-        return self.roll_out(columns(rows)).chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
+        return self.roll_out(gold_problems(self)).chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
 
     def stop(self, reason: str) -> None:
         """End training after this iteration, and say why."""
@@ -304,15 +283,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         self.trainer.should_stop = True
 
     def setup(self, stage: str) -> None:
-        for part, asked, option in (
-            ("value", self.ppo.uses_values, "value_coef and advantage"),
-            ("reference", self.ppo.uses_reference, "kl_coef"),
-        ):
-            held = getattr(self.model, part, self) is not None
-            remedy = (
-                f"ppo.{option} ask for it: make the models with one, or use advantage=rloo, value_coef=0, kl_coef=0"
-            )
-            require(held or not asked, "model", f"{type(self.model).__name__} without a {part}", remedy)
+        require_parts(self.model, self.ppo)
         if not self.ppo.uses_values:
             for parameter in self.model.parameter_groups()["value"]:
                 parameter.requires_grad_(False)  # no optimizer state, and no gradient that another rank waits for
@@ -320,36 +291,10 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
     def on_fit_start(self) -> None:
         without_cudnn_attention()
         self.stopping_reason_message = None
-        require_precision(self.trainer.precision, self.model.parameter_groups())
-        require_causal(self.model.policy)
-        if isinstance(self.engine, HFGenerate):
-            require_same_when_generated(self.model.policy)
+        require_before_training(self)
         seed_each_rank()  # each rank draws its own responses
-        if task := getattr(getattr(self.trainer, "datamodule", None), "task", None):
-            require_fit(self.tokenizer, task, context_length(self.model.policy), self.sampling.max_new_tokens)
         if self.ppo.ptx_coef:
-            self._gold = self._gold_share()
-            remedy = f"ppo.ptx_coef draws from it: give each of the {world_size()} ranks a solution"
-            require(len(self._gold) > 0, "task.gold", "too few", remedy)
-
-    def _gold_share(self) -> Sequences:
-        """This rank's share of the gold solutions."""
-        context = context_length(self.model.policy)
-        gold = encode_demonstrations(self.tokenizer, self._prompt_data().gold, context, "gold", self.ends.closing)
-        return gold.rows(torch.arange(rank(), len(gold), world_size())).to(self.device)
-
-    def _prompt_data(self) -> Any:
-        """The data module that knows the gold solutions.
-
-        Raises:
-            UsageError: if the trainer has none that does.
-        """
-        data = getattr(self.trainer, "datamodule", None)
-        remedy = (
-            "the gold solutions come from it: fit with a PromptDataModule, or give the filter a direction of its own"
-        )
-        require(hasattr(data, "gold"), "datamodule", type(data).__name__, remedy)
-        return data
+            self._gold = gold_share(self)
 
     def on_train_epoch_start(self) -> None:
         self.eval()  # no dropout: the first inner step must find the log-probabilities of the rollout again

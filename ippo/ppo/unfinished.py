@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
+
+from ippo.ppo.gold import gold_share
 
 
 def with_ceiling(rewards: Tensor, finished: Tensor, ceiling: float) -> Tensor:
@@ -53,3 +59,19 @@ def complaint(share: float, max_new_tokens: int, ceiling: float, longest_gold: i
         f"{share:.0%} of the responses did not end within sampling.max_new_tokens = {max_new_tokens}: each counts as "
         f"wrong and earns at most {ceiling:g} (ppo.unfinished_reward). {remedy}"
     )
+
+
+class UnfinishedWarning:
+    """Says once why so many responses earn nothing."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def look_at(self, curves: Mapping[str, float], module: Any) -> None:
+        """Warn where ``reward/unfinished`` is high, and has not been before; the module knows the gold solutions."""
+        share = curves["reward/unfinished"]
+        if share > MANY and not self._told:
+            self._told = True
+            gold = getattr(getattr(module.trainer, "datamodule", None), "gold", None)
+            longest = int(gold_share(module).lengths.max()) if gold else None
+            rank_zero_warn(complaint(share, module.sampling.max_new_tokens, module.ppo.unfinished_reward, longest))

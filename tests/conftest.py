@@ -19,6 +19,7 @@ from ippo.data import Columns, EmbeddedOptions, Task, columns, embedded_task
 from ippo.data.demonstrations import encode_demonstrations
 from ippo.data.prompts import PromptOptions
 from ippo.models import SeparateModels, TinyOptions, tiny_llama, train_tokenizer
+from ippo.ppo.objective import PolicyObjective
 from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.rewards import RewardFunction
 from ippo.rollout.engines.base import RolloutEngine
@@ -83,13 +84,15 @@ def make_module(task: Task, tokenizer: PreTrainedTokenizerFast, shared_policy: L
         reward: RewardFunction = is_odd,
         sampling: Sampling = Sampling(max_new_tokens=24),
         engine: RolloutEngine | None = None,
+        objective: Any = PolicyObjective,
         **ppo: Any,
     ) -> PPOModule:
         small: dict[str, Any] = {"samples_per_prompt": 4, "inner_epochs": 1, "minibatch_size": 8, "micro_batch_size": 8}
         rates: dict[str, Any] = {"learning_rate": 1e-3, "value_learning_rate": 1e-3, "kl_coef": 0.02}
         options, evaluation = PPOOptions(**{**small, **rates, **ppo}), EvaluationOptions(samples=2)
         models = SeparateModels(copy.deepcopy(policy))
-        return PPOModule(models, tokenizer, reward, task.check, options, sampling, evaluation, engine).eval()
+        further = {"engine": engine, "objective": objective}
+        return PPOModule(models, tokenizer, reward, task.check, options, sampling, evaluation, **further).eval()
 
     return make
 

@@ -5,6 +5,8 @@ Axes are ``n`` episodes, ``t`` response tokens, ``v`` vocabulary; how they lie: 
 
 from ippo.functional.accuracy import majority_vote, pass_at_k
 from ippo.functional.advantages import gae, group_relative, rloo, token_rewards, whiten
+from ippo.functional.agreement import opposing_share, rank_correlation, survival_by_reward
+from ippo.functional.change import binomial_evidence, cusum, with_odds
 from ippo.functional.divergence import KLEstimator, adapted_kl_coef, kl
 from ippo.functional.importance import engine_gaps, truncated_importance
 from ippo.functional.logprobs import token_entropy, token_logprobs
@@ -35,7 +37,9 @@ __all__ = [
     "Reduction",
     "adapted_kl_coef",
     "aggregate",
+    "binomial_evidence",
     "clip_fraction",
+    "cusum",
     "effective_sample_size",
     "engine_gaps",
     "entropy_loss",
@@ -51,12 +55,15 @@ __all__ = [
     "kl_loss",
     "largest_temper",
     "majority_vote",
+    "opposing_share",
     "pass_at_k",
     "policy_loss",
     "proportional_weights",
+    "rank_correlation",
     "rate_factor",
     "rloo",
     "sft_loss",
+    "survival_by_reward",
     "token_entropy",
     "token_logprobs",
     "token_rewards",
@@ -64,4 +71,5 @@ __all__ = [
     "two_means",
     "value_loss",
     "whiten",
+    "with_odds",
 ]

@@ -7,6 +7,7 @@ from ippo.influence.direction import Buffer, Direction, Losses, ValidationDirect
 from ippo.influence.directions import AdamPreconditioned, BufferDirection, ReturnDirection
 from ippo.influence.exact import ExactScorer
 from ippo.influence.fused import score_and_backward
+from ippo.influence.hacking import Alarm, RewardHackingDetector
 from ippo.influence.keep import (
     KeepRule,
     MaxVariance,
@@ -28,6 +29,7 @@ from ippo.influence.weight import Proportional, Uniform, WeightRule
 
 __all__ = [
     "AdamPreconditioned",
+    "Alarm",
     "Buffer",
     "BufferDirection",
     "Direction",
@@ -43,6 +45,7 @@ __all__ = [
     "RightAndRandom",
     "RandomProjectionScorer",
     "ReturnDirection",
+    "RewardHackingDetector",
     "RightOrPositive",
     "Scorer",
     "Sketches",

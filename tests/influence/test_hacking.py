@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ippo.errors import UsageError
+from ippo.influence import Alarm, RewardHackingDetector
+
+
+def episodes(opposing: int, rewarded: int = 100, others: int = 50) -> tuple[Tensor, Tensor]:
+    """Rewards and scores of an iteration in which so many of the rewarded episodes oppose."""
+    rewards = torch.cat([torch.ones(rewarded), torch.zeros(others)])
+    scores = torch.where(torch.arange(rewarded + others) < opposing, -2.0, 3.0)
+    return rewards, scores
+
+
+def alarms(detector: RewardHackingDetector, counts: Iterable[int]) -> list[Alarm | None]:
+    return [detector.update(*episodes(count)) for count in counts]
+
+
+class TestAlarm:
+    def test_by_hand(self) -> None:
+        detector = RewardHackingDetector(baseline=0.2, odds_ratio=2.0, decision_interval=25.0, window=2)
+        found = alarms(detector, (40, 20, 35, 60, 30, 70))
+        # usual after two: 60/200 = 0.3. Odds of 3/7 doubled are 6/7, a share of 6/13.
+        hit, miss = math.log(6 / 13 / 0.3), math.log(7 / 13 / 0.7)
+        sums = [35 * hit + 65 * miss]  # below 0
+        assert sums[0] < 0
+        sums = [60 * hit + 40 * miss]
+        assert detector.usual == pytest.approx(0.275)  # then 55/200, and no lower again
+        assert found[:5] == [None] * 5
+        (alarm,) = found[5:]
+        hit, miss = _steps(0.275, 2.0)
+        expected = 60 * hit + 40 * miss + 30 * hit + 70 * miss + 70 * hit + 30 * miss
+        assert alarm == Alarm(5, 3, pytest.approx(160 / 300), pytest.approx(0.275), pytest.approx(expected))  # type: ignore[arg-type]
+        assert detector.figures["cusum"] == alarm.cusum > 25 > sums[0]
+
+    def test_is_given_once_and_kept(self) -> None:
+        detector = RewardHackingDetector()
+        found = alarms(detector, (30, 30, 30, 90, 90, 90))
+        assert [alarm is not None for alarm in found] == [False, False, False, True, False, False]
+        assert detector.alarm is found[3]
+
+    def test_waits_for_patience(self) -> None:
+        found = alarms(RewardHackingDetector(patience=3), (30, 30, 30, 90, 10, 90, 90, 90))
+        assert [place for place, alarm in enumerate(found) if alarm] == [7]
+        assert found[7] is not None
+        assert found[7].since == 5  # what came before the iteration of few is forgotten
+
+    def test_says_what_it_means_in_one_sentence(self) -> None:
+        (alarm,) = filter(None, alarms(RewardHackingDetector(), (30, 30, 30, 90)))
+        assert str(alarm) == (
+            "from iteration 3 on, 90% of the rewarded episodes oppose the gold set, where 30% are usual: "
+            "the reward pays for something else than the gold solutions teach"
+        )
+
+
+class TestSilence:
+    @pytest.mark.parametrize("share", [0.05, 0.3, 0.48])
+    def test_where_nothing_changes(self, share: float) -> None:
+        """Also where scores are noise: then half of the rewarded episodes oppose from the start."""
+        draw = torch.Generator().manual_seed(0)
+        for _ in range(20):
+            detector = RewardHackingDetector()
+            counts = (int((torch.rand(100, generator=draw) < share).sum()) for _ in range(60))
+            assert not any(alarms(detector, counts))
+
+    def test_where_fewer_and_fewer_oppose(self) -> None:
+        assert not any(alarms(RewardHackingDetector(), range(60, 0, -2)))
+
+    def test_where_nobody_is_rewarded(self) -> None:
+        detector = RewardHackingDetector()
+        for _ in range(9):
+            assert detector.update(torch.zeros(5), -torch.ones(5)) is None
+        assert detector.figures == {
+            "usual": 1.0,
+            "cusum": 0.0,
+            "survival_unrewarded": 0.0,
+        }
+
+
+def test_scores_that_say_nothing_do_not_count() -> None:
+    rewards, scores = episodes(33)
+    silent = torch.tensor([0.0, torch.nan, -torch.inf])
+    one, other = RewardHackingDetector(), RewardHackingDetector()
+    for _ in range(3):
+        one.update(rewards, scores)
+        other.update(torch.cat([rewards, torch.ones(3)]), torch.cat([scores, silent]))
+    assert (one.usual, one.cusum, one.figures["opposing"]) == (other.usual, other.cusum, other.figures["opposing"])
+    assert one.usual == pytest.approx(0.33)
+
+
+def test_rewards_of_any_unit() -> None:
+    detector = RewardHackingDetector(threshold=None)
+    detector.update(torch.tensor([10.0, 11.0, 20.0, 23.0]), torch.tensor([-1.0, 1.0, -1.0, 1.0]))  # the mean is 16
+    assert detector.figures["opposing"] == 0.5
+    assert detector.figures["survival_rewarded"] == 0.5
+
+
+def test_correlation_within_prompts_where_prompts_are_known() -> None:
+    rewards, scores = torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.tensor([2.0, 1.0, -1.0, -2.0])
+    detector = RewardHackingDetector()
+    detector.update(rewards, scores)
+    assert "rank_correlation_within" not in detector.figures
+    detector.update(rewards, scores, torch.tensor([0, 0, 1, 1]))
+    assert detector.figures["rank_correlation_within"] == 1.0
+
+
+@pytest.mark.parametrize("broken_after", range(1, 7))
+def test_goes_on_bit_for_bit_after_a_restart(broken_after: int) -> None:
+    counts = (35, 31, 33, 45, 39, 50, 66, 71)
+    whole, first, second = (RewardHackingDetector() for _ in range(3))
+    expected = alarms(whole, counts)
+    found = alarms(first, counts[:broken_after])
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    found += alarms(second, counts[broken_after:])
+    assert found == expected
+    assert any(expected)
+    assert json.dumps(second.state_dict()) == json.dumps(whole.state_dict())
+    assert second.alarm == whole.alarm
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("baseline", 0.0),
+        ("baseline", 1.0),
+        ("odds_ratio", 1.0),
+        ("decision_interval", 0.0),
+        ("window", 0),
+        ("patience", 0),
+        ("threshold", math.inf),
+    ],
+)
+def test_refuses_options_out_of_range(option: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"^{option} = {value}"):
+        RewardHackingDetector(**{option: value})
+
+
+def test_refuses_rewards_of_other_episodes() -> None:
+    with pytest.raises(UsageError, match=r"scores = \[3\]: .*there are \[2\] rewards"):
+        RewardHackingDetector().update(torch.ones(2), torch.ones(3))
+
+
+def _steps(usual: float, ratio: float) -> tuple[float, float]:
+    """What one episode that opposes, and one that agrees, says for a change of the odds."""
+    changed = ratio * usual / (1 - usual) / (1 + ratio * usual / (1 - usual))
+    return math.log(changed / usual), math.log((1 - changed) / (1 - usual))

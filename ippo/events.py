@@ -21,7 +21,8 @@ def emit(trainer: L.Trainer, module: L.LightningModule, event: str, episodes: Bu
     Events of :class:`ippo.PPOModule`: ``on_logprob_pass`` (before log-probabilities are taken; it passes a
     :class:`ippo.ppo.logprobs.LogprobPass`), ``on_rollout_end`` (filter here), then ``on_update_start`` (look, do not
     touch), and ``on_step_skipped`` with the minibatch whose gradient was not finite; in validation and test
-    ``on_answers``, with the columns of the judged answers.
+    ``on_answers``, with the columns of the judged answers. Of a filter, whatever the module: ``on_scored``, with a
+    :class:`ippo.callbacks.influence.scored.Scored` of what it has judged, before any of it leaves.
 
     Args:
         trainer: the running trainer.

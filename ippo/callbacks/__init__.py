@@ -9,6 +9,7 @@ from ippo.callbacks.influence_filter import InfluenceFilterCallback
 from ippo.callbacks.numeric_guard import NumericGuard
 from ippo.callbacks.progress import RolloutProgress, WarmStartProgress
 from ippo.callbacks.reproducible_state import ReproducibleState
+from ippo.callbacks.reward_hacking_monitor import RewardHackingMonitor
 from ippo.callbacks.run_record import RunRecord
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "IterationCheckpoint",
     "NumericGuard",
     "ReproducibleState",
+    "RewardHackingMonitor",
     "RolloutProgress",
     "RunRecord",
     "WarmStartProgress",

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from ippo.callbacks import InfluenceFilterCallback
+from ippo.callbacks import InfluenceFilterCallback, RewardHackingMonitor
+from ippo.callbacks.reward_hacking_monitor import knows_gold
+from ippo.errors import require
 
 FilterName = Literal["last_block", "uniform", "paper", "tempered", "none"]
 
@@ -62,3 +64,18 @@ def build_filter(choice: FilterName | InfluenceFilterCallback) -> InfluenceFilte
     parser = ArgumentParser()
     parser.add_argument("--filter", type=InfluenceFilterCallback)
     return parser.instantiate(parser.parse_object({"filter": NAMED[choice]})).filter
+
+
+def build_monitor(
+    monitor: RewardHackingMonitor, influence_filter: InfluenceFilterCallback | None
+) -> RewardHackingMonitor | None:
+    """The monitor, where it has a filter to listen to.
+
+    Raises:
+        UsageError: if it has none, and shall stop the run.
+    """
+    if influence_filter is not None and knows_gold(influence_filter):
+        return monitor
+    remedy = "it listens to a filter that knows gold solutions: where it shall not act, add --filter.dry_run true"
+    require(not monitor.stop, "monitor.stop", monitor.stop, remedy)
+    return None

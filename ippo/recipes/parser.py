@@ -11,7 +11,7 @@ import lightning as L
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ippo.callbacks import InfluenceFilterCallback, NumericGuard
+from ippo.callbacks import InfluenceFilterCallback, NumericGuard, RewardHackingMonitor
 from ippo.data import EmbeddedOptions, SplitOptions
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
@@ -91,6 +91,7 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
         ("evaluation", EvaluationOptions),
         ("sft", SFTOptions),
         ("guard", NumericGuard),
+        ("monitor", RewardHackingMonitor),
         ("embedded", EmbeddedOptions),
         ("tiny", TinyOptions),
     ):

@@ -23,7 +23,7 @@ from ippo.influence.parameters import is_sharded
 from ippo.models import export
 from ippo.models.actor_critic import Layout
 from ippo.recipes.assembly import build_module, build_trainer, load, models_of, start_policy
-from ippo.recipes.filters import build_filter
+from ippo.recipes.filters import build_filter, build_monitor
 from ippo.recipes.memory import longest_prompt, say_memory
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import preset_files
@@ -58,6 +58,8 @@ def make(options: Namespace, run: RunDirectory, tasks: Sequence[str]) -> None:
     console.quiet = rank_zero_only.rank != 0  # type: ignore[attr-defined]
     seed = options.seed_everything
     L.seed_everything(seed, verbose=False)
+    influence_filter = build_filter(options.filter)
+    monitor = build_monitor(options.monitor, influence_filter)
     task, policy, tokenizer = load(options, tasks)
     console.print(f"Run directory: {run.path}")
     say_memory(options, policy, longest_prompt(tokenizer, task.train), console)
@@ -74,8 +76,7 @@ def make(options: Namespace, run: RunDirectory, tasks: Sequence[str]) -> None:
     module = build_module(models, tokenizer, task, options)
     data = PromptDataModule(task, options.data, seed)
     record = RunRecord()
-    influence_filter = build_filter(options.filter)
-    trainer = build_trainer(options.trainer, run, [influence_filter, options.guard, EpisodeLogger(), record])
+    trainer = build_trainer(options.trainer, run, [influence_filter, monitor, options.guard, EpisodeLogger(), record])
     before = trainer.test(module, data, verbose=False)[0]
     trainer.fit(module, data, ckpt_path=run.newest_checkpoint() if options.resume else None)
     after = trainer.test(module, data, verbose=False)[0]

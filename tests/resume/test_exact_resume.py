@@ -17,19 +17,24 @@ from parts import MakeModule, MakeTrainer
 from short_runs import ITERATIONS, Run, assert_equal, results
 
 from ippo import PromptDataModule
-from ippo.callbacks import AdaptiveKL, GracefulStop, InfluenceFilterCallback
-from ippo.influence import AdamPreconditioned, RandomMatched, TracInScorer, Uniform
+from ippo.callbacks import AdaptiveKL, GracefulStop, InfluenceFilterCallback, RewardHackingMonitor
+from ippo.influence import AdamPreconditioned, RandomMatched, RewardHackingDetector, TracInScorer, Uniform
 from ippo.recipes.math import main
 
 FILTERS: dict[str, Callable[[], list[L.Callback]]] = {
     "plain": list,
     "uniform": lambda: [InfluenceFilterCallback.paper(weight=Uniform(), min_survival=0.0)],
+    "monitor": lambda: [InfluenceFilterCallback(min_survival=0.0, dry_run=True), _easily_alarmed()],
     "adaptive price": lambda: [AdaptiveKL(target=0.01, rate=1.0)],
     "random": lambda: [InfluenceFilterCallback.paper(keep=RandomMatched(), min_survival=0.0)],
     "TracIn": lambda: [InfluenceFilterCallback.paper(scorer=TracInScorer(snapshots=3), min_survival=0.0)],
     "part of the gold": lambda: [InfluenceFilterCallback.paper(direction_rows=3, min_survival=0.0)],
     "AdamPreconditioned": lambda: [InfluenceFilterCallback.paper(direction=AdamPreconditioned(), min_survival=0.0)],
 }
+
+
+def _easily_alarmed() -> RewardHackingMonitor:
+    return RewardHackingMonitor(detector=RewardHackingDetector(0.01, window=1, decision_interval=1e-3))
 
 
 @pytest.fixture(autouse=True)

@@ -60,14 +60,14 @@ class FilterCurves:
         for curve, share in _of_selection(selection, loss).items():
             self._sums[curve] += share
         self._selections += 1
-        if _logs_now(module.trainer):
+        if logs_now(module.trainer):
             self._histogram(module, selection, number)
 
     def step(self, module: L.LightningModule, seconds: float, of_them_scoring: float) -> None:
         """Take in what a step took, filtered or not, and log the means if it is time."""
         self._sums["step"] += seconds
         self._sums["score"] += of_them_scoring
-        if not self._selections or not _logs_now(module.trainer):
+        if not self._selections or not logs_now(module.trainer):
             return
         step, score = self._sums.pop("step"), self._sums.pop("score")
         module.log("time/score", score / self._selections)
@@ -125,6 +125,6 @@ def _of_selection(selection: Selection, loss: float | None) -> dict[str, float]:
     }
 
 
-def _logs_now(trainer: L.Trainer) -> bool:
+def logs_now(trainer: L.Trainer) -> bool:
     """Whether Lightning writes this step's metrics: what its own callbacks ask, though it has no public name."""
     return trainer._logger_connector.should_update_logs

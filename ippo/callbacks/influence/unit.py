@@ -19,9 +19,11 @@ from ippo.callbacks.influence.decisions import Decisions
 from ippo.callbacks.influence.held_direction import DirectionHost, HeldDirection
 from ippo.callbacks.influence.keep_by_gold import gold_scorer
 from ippo.callbacks.influence.options import FilterOptions
+from ippo.callbacks.influence.scored import Scored
 from ippo.callbacks.influence.scoring import Scoring, scored_module
 from ippo.callbacks.influence.selecting import select_together
 from ippo.callbacks.influence.survival import SurvivalStop
+from ippo.events import emit
 from ippo.influence import Direction, Selection, Uniform
 from ippo.influence.parameters import choose, trainable
 from ippo.ppo.logprobs import LogprobPass
@@ -176,8 +178,9 @@ class Unit:
         return select_together(scores, rows, keep, self.weight, before)
 
     def takes_effect(self, selection: Selection, own: slice, rows: Any) -> bool:
-        """Write a selection down, and stop if it is time; whether it is to be applied."""
+        """Tell of a selection, write it down, and stop if it is time; whether it is to be applied."""
         self.scored = True
+        emit(self.trainer, self.module, "on_scored", Scored(self.options.name, self.options.unit, rows, selection, own))
         if self.decisions.take_in(self.trainer, self.batches - 1, rows, selection, own):
             self.applied = selection
         return self.applied is selection

@@ -61,7 +61,10 @@ class TestOnRollouts:
             trainer.fit(module, data)
         (message,) = told(found)  # type: ignore[arg-type]
         file = tmp_path / "hacking" / "iteration-00002-rank-00.parquet"
-        assert message == f"reward hacking, iteration 2: {monitor.alarm}. Such episodes: {file}; no checkpoint is from before."
+        assert (
+            message
+            == f"reward hacking, iteration 2: {monitor.alarm}. Such episodes: {file}; no checkpoint is from before."
+        )
         assert monitor.alarm is not None
         assert (monitor.alarm.since, monitor.alarm.opposing, monitor.alarm.usual) == (2, 1.0, 0.1)
         assert len(recorder.curves) == 4  # nothing was asked to stop

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pyarrow.parquet
 import pytest
 import torch
 from launch import DDP, RANKS, on_ranks
@@ -17,7 +18,7 @@ from parts import MakeModule, MakeTrainer, Recorder, state
 from torch import Tensor
 
 from ippo import Episodes, PromptDataModule
-from ippo.callbacks import InfluenceFilterCallback, NumericGuard, ReproducibleState
+from ippo.callbacks import InfluenceFilterCallback, NumericGuard, ReproducibleState, RewardHackingMonitor
 from ippo.data import Task
 from ippo.data.prompts import IterationSampler, PromptOptions
 from ippo.influence import (
@@ -29,6 +30,7 @@ from ippo.influence import (
     RandomMatched,
     RandomProjectionScorer,
     ReturnDirection,
+    RewardHackingDetector,
     Scorer,
     TopFraction,
     TracInScorer,
@@ -254,6 +256,39 @@ def test_the_survival_stop_is_one_decision(tmp_path: Path, task: Task, train: Tr
         assert_same(rank, one)
         assert len(rank["curves"]) == 2
         assert rank["stopped_by"][0] == "below 30% of the episodes survived, 2 iterations in a row"
+
+
+def test_the_alarm_is_one_decision_on_the_episodes_of_both_ranks(tmp_path: Path, task: Task, train: Train) -> None:
+    class Turning(ByPlace):
+        """All agree in the first iteration; then all of one rank and some of the other oppose."""
+
+        def score(self, module: Any, losses: Any, batches: Any, direction: Any) -> Tensor:
+            scores = super().score(module, losses, batches, direction)
+            self.kept = (6, 0)
+            return scores
+
+    def fit(ranks: int, folder: Path) -> tuple[dict[str, Any], RewardHackingMonitor]:
+        scored = InfluenceFilterCallback.paper(scorer=Turning(task, (10, 10)), min_survival=0.0)
+        detector = RewardHackingDetector(baseline=0.05, window=1, decision_interval=2.0)
+        monitor = RewardHackingMonitor(stop=True, detector=detector, directory=folder)
+        return train(ranks, scored, monitor), monitor
+
+    def on_rank(rank: int) -> dict[str, Any]:
+        found, monitor = fit(RANKS, tmp_path / "both")
+        return {**found, "detector": monitor.detector.state_dict()}
+
+    one, monitor = fit(1, tmp_path / "one")
+    assert monitor.alarm is not None
+    assert len(one["curves"]) == monitor.alarm.iteration + 1 == 2
+    for rank in on_ranks(on_rank, tmp_path):
+        assert_same(rank, one)
+        expected = monitor.detector.state_dict()
+        assert rank["detector"].pop("figures") == pytest.approx(expected.pop("figures"))
+        assert rank["detector"] == expected
+    written = [pyarrow.parquet.read_table(tmp_path / folder)["response"].to_pylist() for folder in ("one", "both")]
+    assert sorted(written[0]) == sorted(written[1])
+    names = [path.name for path in sorted((tmp_path / "both").iterdir())]
+    assert names == ["iteration-00001-rank-00.parquet", "iteration-00001-rank-01.parquet"]
 
 
 def test_each_rank_draws_its_own_answers_and_a_resumed_run_draws_them_again(

@@ -49,16 +49,16 @@ class RewardHackingDetector:
 
     A policy that has found a hole in its reward is paid for steps away from the gold solutions: more and more of the
     *rewarded* episodes have a negative score. Their number in each iteration is a step of a one-sided CUSUM for a
-    proportion (Page 1954; Reynolds and Stoumbos 1999): it weighs the odds being ``odds_ratio`` times what they were
-    against their being as before, and gives an alarm above ``decision_interval``. What is usual is the run's own lowest
-    share of ``window`` iterations in a row, at least ``baseline``: rewards that err at random have such episodes, too,
-    but not more and more of them.
+    proportion (Page 1954; Reynolds and Stoumbos 1999): it weighs the odds being ``odds_ratio`` times the usual ones
+    against their being as usual, and gives an alarm above ``decision_interval``. What is usual is the share in all
+    iterations of the run before the present rise, as in a self-starting CUSUM (Hawkins 1987), or ``baseline`` where
+    that is more. Rewards that err at random have such episodes, too, but not more and more of them.
 
     Args:
         baseline: the share of rewarded episodes that opposes the gold set in a run that goes well, at most; in (0, 1).
         odds_ratio: the change to look for, above 1.
         decision_interval: evidence for an alarm, in nats.
-        window: iterations in a row whose share may become what is usual.
+        warmup: iterations before the first that may count as a rise: what is usual has to be learned.
         patience: an alarm is given after so many iterations in a row above the decision interval.
         threshold: an episode is rewarded if its reward is above this; None takes the mean of the iteration's rewards,
             for rewards that are not 0 or 1.
@@ -85,26 +85,25 @@ class RewardHackingDetector:
         baseline: float = 0.3,
         odds_ratio: float = 2.0,
         decision_interval: float = 10.0,
-        window: int = 3,
+        warmup: int = 3,
         patience: int = 1,
         threshold: float | None = 0.5,
     ) -> None:
         require(0.0 < baseline < 1.0, "baseline", baseline, "use a share between 0 and 1")
         require(odds_ratio > 1.0, "odds_ratio", odds_ratio, "use a factor above 1, as 2")
         require(decision_interval > 0.0, "decision_interval", decision_interval, "use a number above 0, in nats")
-        require(window >= 1, "window", window, "use at least 1")
+        require(warmup >= 0, "warmup", warmup, "use 0 or more")
         require(patience >= 1, "patience", patience, "use at least 1")
         finite = threshold is None or math.isfinite(threshold)
         require(finite, "threshold", threshold, "use a reward, or None for the mean of each iteration")
         self.baseline, self.odds_ratio, self.decision_interval = baseline, odds_ratio, decision_interval
-        self.window, self.patience, self.threshold = window, patience, threshold
+        self.warmup, self.patience, self.threshold = warmup, patience, threshold
         self.iterations = 0
         self.cusum = 0.0
         self.alarm: Alarm | None = None
         self.figures: dict[str, float] = {}  # of the last iteration
-        self._recent: list[list[int]] = []  # of up to `window` iterations: episodes that oppose, and that count
-        self._lowest = 1.0  # above which nothing can rise: no alarm before the window is full
-        self._since = [0, 0, 0]  # the iteration of the rise; the episodes since then that oppose, and that count
+        self._all, self._rise = [0, 0], [0, 0]  # episodes that oppose, and that count: of the run, and of the rise
+        self._rise_began = 0
         self._above = 0
 
     def update(self, rewards: Tensor, scores: Tensor, groups: Tensor | None = None) -> Alarm | None:
@@ -136,28 +135,29 @@ class RewardHackingDetector:
         self.iterations += 1
         if self.alarm is not None or self._above < self.patience:
             return None
-        since, among, of = self._since
-        self.alarm = Alarm(self.iterations - 1, since, among / of, self.usual, self.cusum)
+        opposing, counted = self._rise
+        self.alarm = Alarm(self.iterations - 1, self._rise_began, opposing / counted, self.usual, self.cusum)
         return self.alarm
 
     @property
     def usual(self) -> float:
         """The share that a rise is held against."""
-        return max(self.baseline, self._lowest)
+        opposing, counted = (every - risen for every, risen in zip(self._all, self._rise, strict=True))
+        return max(self.baseline, opposing / counted) if counted else self.baseline
 
     @property
     def since(self) -> int | None:
         """The iteration from which it may be going wrong; None where nothing speaks for it."""
-        return self._since[0] if self.cusum > 0 else None
+        return self._rise_began if self.cusum > 0 else None
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a restart: plain numbers."""
         return {
             "iterations": self.iterations,
             "cusum": self.cusum,
-            "recent": [list(counts) for counts in self._recent],
-            "lowest": self._lowest,
-            "since": list(self._since),
+            "all": list(self._all),
+            "rise": list(self._rise),
+            "rise_began": self._rise_began,
             "above": self._above,
             "alarm": None if self.alarm is None else asdict(self.alarm),
             "figures": dict(self.figures),
@@ -166,23 +166,22 @@ class RewardHackingDetector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
         self.iterations, self.cusum = state["iterations"], state["cusum"]
-        self._recent, self._lowest = [list(counts) for counts in state["recent"]], state["lowest"]
-        self._since, self._above = list(state["since"]), state["above"]
+        self._all, self._rise = list(state["all"]), list(state["rise"])
+        self._rise_began, self._above = state["rise_began"], state["above"]
         self.alarm = None if state["alarm"] is None else Alarm(**state["alarm"])
         self.figures = dict(state["figures"])
 
     def _weigh(self, opposing: int, counted: int) -> None:
         """One step of the CUSUM, against what was usual before."""
-        if self.usual < 1.0:
+        if self.iterations >= self.warmup and self.usual < 1.0:  # above 1 there is nothing to rise to
             changed = with_odds(self.usual, self.odds_ratio)
             self.cusum = cusum(self.cusum, binomial_evidence(opposing, counted, self.usual, changed))
-        first, among, of = self._since
-        self._since = [first, among + opposing, of + counted] if self.cusum else [self.iterations + 1, 0, 0]
+        self._all = [self._all[0] + opposing, self._all[1] + counted]
+        if self.cusum > 0:
+            self._rise = [self._rise[0] + opposing, self._rise[1] + counted]
+        else:
+            self._rise, self._rise_began = [0, 0], self.iterations + 1
         self._above = self._above + 1 if self.cusum > self.decision_interval else 0
-        self._recent = [*self._recent, [opposing, counted]][-self.window :]
-        among, of = map(sum, zip(*self._recent, strict=True))
-        if len(self._recent) == self.window and of:
-            self._lowest = min(self._lowest, among / of)
 
     def _describe(self, rewards: Tensor, scores: Tensor, rewarded: Tensor, groups: Tensor | None) -> dict[str, float]:
         """The iteration's figures, without those that it has nothing for."""

@@ -27,20 +27,31 @@ def alarms(detector: RewardHackingDetector, counts: Iterable[int]) -> list[Alarm
 
 class TestAlarm:
     def test_by_hand(self) -> None:
-        detector = RewardHackingDetector(baseline=0.2, odds_ratio=2.0, decision_interval=25.0, window=2)
-        found = alarms(detector, (40, 20, 35, 60, 30, 70))
-        # usual after two: 60/200 = 0.3. Odds of 3/7 doubled are 6/7, a share of 6/13.
+        detector = RewardHackingDetector(baseline=0.2, odds_ratio=2.0, decision_interval=25.0, warmup=2)
+        found = alarms(detector, (40, 20, 30, 60, 25, 70))
+        # Usual after two: 60 of 200. The third speaks against a rise and counts: 90 of 300, odds of 3 to 7. Doubled
+        # they are 6 to 7, a share of 6/13.
         hit, miss = math.log(6 / 13 / 0.3), math.log(7 / 13 / 0.7)
-        sums = [35 * hit + 65 * miss]  # below 0
-        assert sums[0] < 0
-        sums = [60 * hit + 40 * miss]
-        assert detector.usual == pytest.approx(0.275)  # then 55/200, and no lower again
+        assert 30 * hit + 70 * miss < 0 < 60 * hit + 40 * miss
+        expected = (60 + 25 + 70) * hit + (40 + 75 + 30) * miss  # it is above 0 all the way
         assert found[:5] == [None] * 5
-        (alarm,) = found[5:]
-        hit, miss = _steps(0.275, 2.0)
-        expected = 60 * hit + 40 * miss + 30 * hit + 70 * miss + 70 * hit + 30 * miss
-        assert alarm == Alarm(5, 3, pytest.approx(160 / 300), pytest.approx(0.275), pytest.approx(expected))  # type: ignore[arg-type]
-        assert detector.figures["cusum"] == alarm.cusum > 25 > sums[0]
+        alarm = found[5]
+        assert alarm is not None
+        assert (alarm.iteration, alarm.since, alarm.opposing) == (5, 3, 155 / 300)
+        assert alarm.usual == pytest.approx(0.3)
+        assert alarm.cusum == detector.figures["cusum"] == pytest.approx(expected)
+
+    def test_a_rise_that_comes_to_nothing_is_part_of_what_is_usual(self) -> None:
+        detector = RewardHackingDetector(baseline=0.1, warmup=1)
+        assert alarms(detector, (20, 32, 5)) == [None, None, None]
+        assert detector.since is None
+        assert detector.usual == pytest.approx(57 / 300)
+
+    def test_a_rise_does_not_change_what_it_is_held_against(self) -> None:
+        detector = RewardHackingDetector(baseline=0.1)
+        alarms(detector, (20, 20, 20, 60, 70))
+        assert detector.usual == pytest.approx(0.2)
+        assert detector.since == 3
 
     def test_is_given_once_and_kept(self) -> None:
         detector = RewardHackingDetector()
@@ -49,7 +60,7 @@ class TestAlarm:
         assert detector.alarm is found[3]
 
     def test_waits_for_patience(self) -> None:
-        found = alarms(RewardHackingDetector(patience=3), (30, 30, 30, 90, 10, 90, 90, 90))
+        found = alarms(RewardHackingDetector(patience=3), (30, 30, 30, 60, 5, 60, 60, 60))
         assert [place for place, alarm in enumerate(found) if alarm] == [7]
         assert found[7] is not None
         assert found[7].since == 5  # what came before the iteration of few is forgotten
@@ -69,7 +80,7 @@ class TestSilence:
         draw = torch.Generator().manual_seed(0)
         for _ in range(20):
             detector = RewardHackingDetector()
-            counts = (int((torch.rand(100, generator=draw) < share).sum()) for _ in range(60))
+            counts = (int((torch.rand(100, generator=draw) < share).sum()) for _ in range(40))
             assert not any(alarms(detector, counts))
 
     def test_where_fewer_and_fewer_oppose(self) -> None:
@@ -80,7 +91,7 @@ class TestSilence:
         for _ in range(9):
             assert detector.update(torch.zeros(5), -torch.ones(5)) is None
         assert detector.figures == {
-            "usual": 1.0,
+            "usual": 0.3,
             "cusum": 0.0,
             "survival_unrewarded": 0.0,
         }
@@ -137,7 +148,7 @@ def test_goes_on_bit_for_bit_after_a_restart(broken_after: int) -> None:
         ("baseline", 1.0),
         ("odds_ratio", 1.0),
         ("decision_interval", 0.0),
-        ("window", 0),
+        ("warmup", -1),
         ("patience", 0),
         ("threshold", math.inf),
     ],
@@ -150,9 +161,3 @@ def test_refuses_options_out_of_range(option: str, value: Any) -> None:
 def test_refuses_rewards_of_other_episodes() -> None:
     with pytest.raises(UsageError, match=r"scores = \[3\]: .*there are \[2\] rewards"):
         RewardHackingDetector().update(torch.ones(2), torch.ones(3))
-
-
-def _steps(usual: float, ratio: float) -> tuple[float, float]:
-    """What one episode that opposes, and one that agrees, says for a change of the odds."""
-    changed = ratio * usual / (1 - usual) / (1 + ratio * usual / (1 - usual))
-    return math.log(changed / usual), math.log((1 - changed) / (1 - usual))

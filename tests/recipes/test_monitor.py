@@ -15,7 +15,7 @@ from ippo.recipes.math import main
 EASILY_ALARMED = [
     "--monitor.detector=RewardHackingDetector",
     "--monitor.detector.baseline=0.01",
-    "--monitor.detector.window=1",
+    "--monitor.detector.warmup=1",
     "--monitor.detector.decision_interval=1e-6",
 ]
 

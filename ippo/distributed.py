@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 T = TypeVar("T")
 
@@ -58,21 +59,16 @@ def gather(value: Tensor) -> tuple[Tensor, slice]:
     """All ranks' rows one after another, and where this rank's own are; ranks may hold different numbers of rows."""
     if world_size() == 1:
         return value, slice(0, len(value))
-    counts = [torch.zeros((), dtype=torch.long, device=value.device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor(len(value), device=value.device))
-    sizes = [int(count) for count in counts]
-    padded = value.new_zeros((max(sizes), *value.shape[1:]))
-    padded[: len(value)] = value
-    parts = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    start = sum(sizes[: rank()])
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]), slice(start, start + len(value))
+    parts = gather_all_tensors(value.detach())
+    start = sum(map(len, parts[: rank()]))
+    return torch.cat(parts), slice(start, start + len(value))
 
 
 def gather_texts(texts: Sequence[str], device: torch.device | str) -> list[str]:
     """All ranks' texts one after another, in the order of :func:`gather`."""
     if world_size() == 1:
         return list(texts)
+    # As bytes in tensors: `all_gather_object` would unpickle what other ranks send.
     encoded = [text.encode() for text in texts]
     sizes, _ = gather(torch.tensor([len(text) for text in encoded], dtype=torch.long, device=device))
     letters, _ = gather(torch.tensor(list(b"".join(encoded)), dtype=torch.uint8, device=device))

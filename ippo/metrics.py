@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,7 +20,7 @@ _UNITS = 2**32
 
 
 class _Share(Metric):
-    """Hits over trials, 0 before the first trial; a subclass says in ``update`` what is tried and hit.
+    """Hits over trials; a subclass says in ``update`` what is tried and hit, and whether a share of no trial is 0 or NaN.
 
     Both are whole numbers: a float32 stops counting at 2^24, and no device lacks 64-bit integers, as MPS does float64.
     """
@@ -28,6 +29,7 @@ class _Share(Metric):
     is_differentiable = False
     higher_is_better = True
 
+    of_nothing = 0.0
     hits: Tensor
     trials: Tensor
 
@@ -38,7 +40,7 @@ class _Share(Metric):
 
     def compute(self) -> Tensor:
         """Return the share so far, a scalar."""
-        return self.hits / self.trials.clamp(min=1)
+        return torch.where(self.trials > 0, self.hits / self.trials.clamp(min=1), self.of_nothing)
 
 
 class ExactMatch(_Share):
@@ -175,7 +177,7 @@ class PassAtK(_Share):
 
 
 class FalsePositiveRate(_Share):
-    """The share of right answers that were reached by unfaithful reasoning; 0 if no answer was right.
+    """The share of right answers that were reached by unfaithful reasoning; NaN if there was none whose could be checked.
 
     Read it beside :class:`ExactMatch`, because a policy that is never right has no false positives either, and beside
     :class:`UnverifiableRate`: right answers whose reasoning could not be checked are left out of both sides.
@@ -191,6 +193,7 @@ class FalsePositiveRate(_Share):
     """
 
     higher_is_better = False
+    of_nothing = math.nan
 
     def update(self, correct: Tensor, faithful: Tensor, verifiable: Tensor | None = None) -> None:
         """Count right answers and the unfaithful ones among them.
@@ -213,7 +216,8 @@ class FalsePositiveRate(_Share):
 
 
 class UnverifiableRate(_Share):
-    """The share of right answers whose reasoning could not be checked, neither faithful nor unfaithful.
+    """The share of right answers whose reasoning could not be checked, neither faithful nor unfaithful; NaN if no answer
+    was right.
 
     Args:
         kwargs: options of :class:`torchmetrics.Metric`.
@@ -226,6 +230,7 @@ class UnverifiableRate(_Share):
     """
 
     higher_is_better = False
+    of_nothing = math.nan
 
     def update(self, correct: Tensor, verifiable: Tensor) -> None:
         """Count right answers and those among them that nothing can be said about.

@@ -161,10 +161,14 @@ def test_chances_are_added_up_to_the_last_digit_of_float32() -> None:
     assert metric.compute().item() == pytest.approx(2 / 7, rel=1e-7)
 
 
-def test_false_positive_rate_without_a_right_answer_is_zero() -> None:
-    metric = FalsePositiveRate()
-    metric.update(correct=torch.tensor([False, False]), faithful=torch.tensor([True, False]))
-    assert metric.compute() == 0.0
+def test_a_share_of_right_answers_is_none_where_there_are_none() -> None:
+    metric, unverifiable, wrong = FalsePositiveRate(), UnverifiableRate(), torch.tensor([False, False])
+    metric.update(correct=wrong, faithful=torch.tensor([True, False]))
+    unverifiable.update(correct=wrong, verifiable=torch.tensor([True, False]))
+    assert metric.compute().isnan()
+    assert unverifiable.compute().isnan()
+    metric.update(correct=~wrong, faithful=wrong, verifiable=wrong)  # right, but nothing can be said of them
+    assert metric.compute().isnan()
 
 
 def test_mistakes_are_named() -> None:

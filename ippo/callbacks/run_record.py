@@ -23,13 +23,15 @@ class RunRecord(L.Callback):
         filters = [one for one in callbacks if isinstance(one, InfluenceFilterCallback)]
         applied = [one.applied for one in filters if one.applied is not None]
         earlier = math.prod(selection.survival for selection in applied[:-1])  # the last one's weights are the product
+        # Of nothing that could be checked there is no share, and the curve still shows that of an earlier iteration.
+        checkable = bool(logged.get("accuracy/em")) and logged.get("accuracy/unverifiable", 0.0) < 1.0
         self.iterations.append(
             {
                 "kept_fraction": earlier * applied[-1].survival if applied else 1.0,
                 "effective_sample_size": earlier * applied[-1].effective_sample_size if applied else 1.0,
                 "gold_loss": next((one.gold_loss for one in filters if one.gold_loss is not None), None),
                 "em": logged.get("accuracy/em"),
-                "false_positive": logged.get("accuracy/false_positive"),
+                "false_positive": logged.get("accuracy/false_positive") if checkable else None,
                 "update_tokens": int(logged.get("ppo/update_tokens", 0)),
                 "seconds": {
                     "rollout": logged.get("time/rollout", 0.0),

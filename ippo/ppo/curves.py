@@ -120,7 +120,7 @@ def accuracy_curves(extras: Mapping[str, Sequence[Any]]) -> dict[str, float]:
 
     Faithful and unfaithful chains are counted among the right answers that could be checked; ``accuracy/unverifiable``
     is the share of the right answers that could not, ``accuracy/no_answer`` that of the responses without an answer
-    that can be read.
+    that can be read. A share of nothing is left out.
 
     Args:
         extras: ``answer``, ``correct`` and ``chain`` of all ranks' episodes, as :data:`ippo.data.Check` gives them.
@@ -128,14 +128,16 @@ def accuracy_curves(extras: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     right = [chain for chain, correct in zip(extras["chain"], extras["correct"], strict=True) if correct]
     chains = Counter(right)
     checked = len(right) - chains["unverifiable"]
-    shares = {kind: chains[kind] / max(1, checked) for kind in ("wrong_step", "nonsense", "shortcut")}
-    return {
+    curves = {
         "accuracy/em": len(right) / len(extras["correct"]),
         "accuracy/no_answer": list(extras["answer"]).count(None) / len(extras["correct"]),
-        "accuracy/unverifiable": chains["unverifiable"] / max(1, len(right)),
-        "accuracy/false_positive": (checked - chains["faithful"]) / max(1, checked),
-        **{f"accuracy/{kind}": share for kind, share in shares.items()},
     }
+    if right:
+        curves["accuracy/unverifiable"] = chains["unverifiable"] / len(right)
+    if checked:
+        curves["accuracy/false_positive"] = (checked - chains["faithful"]) / checked
+        curves |= {f"accuracy/{kind}": chains[kind] / checked for kind in ("wrong_step", "nonsense", "shortcut")}
+    return curves
 
 
 def zero_variance(rewards: Tensor, groups: Tensor) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import operator
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -72,6 +74,25 @@ class Evaluation(OwnAttributeErrors, nn.Module):
             "unverifiable": self.unverifiable,
             "unfinished": self.unfinished,
         }
+
+
+def seed_of(prompts: Sequence[str], place: int, seed: int) -> int:
+    """From where the answers to a batch of problems are drawn: a number of the problems alone, so that one policy has one
+    figure, whatever was drawn before.
+
+    Args:
+        prompts: of the batch.
+        place: the batch's; one that comes twice is not answered twice alike.
+        seed: ``evaluation.seed``.
+
+    Example:
+        >>> seed_of(["1 + 1?"], 0, 0) == seed_of(["1 + 1?"], 0, 0)
+        True
+        >>> len({seed_of(["1 + 1?"], 0, 0), seed_of(["1 + 2?"], 0, 0), seed_of(["1 + 1?"], 1, 0), seed_of(["1 + 1?"], 0, 1)})
+        4
+    """
+    found = hashlib.sha256(json.dumps([list(prompts), place, seed]).encode())
+    return int.from_bytes(found.digest()[:6], "big")
 
 
 def _grouped(entries: Sequence[Entry], size: int) -> list[Sequence[Entry]]:

@@ -29,7 +29,7 @@ from ippo.models.attention import without_cudnn_attention
 from ippo.models.requirements import require_tokens
 from ippo.ppo.curves import add_up, rollout_curves, update_curves
 from ippo.ppo.engine_gap import GapWarning, importance_of
-from ippo.ppo.evaluation import Evaluation
+from ippo.ppo.evaluation import Evaluation, seed_of
 from ippo.ppo.gold import gold_problems, gold_share
 from ippo.ppo.logprobs import LogprobPass, logprob_pass
 from ippo.ppo.objective import PolicyObjective
@@ -241,25 +241,36 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
     # ---------------------------------------------------------------- validation and test
 
     def validation_step(self, batch: Columns, batch_idx: int) -> None:
-        self._evaluate("val", self.validation, batch, batch_idx)
+        self._evaluate(self.validation, batch, batch_idx)
 
     def test_step(self, batch: Columns, batch_idx: int) -> None:
-        self._evaluate("test", self.test, batch, batch_idx)
+        self._evaluate(self.test, batch, batch_idx)
 
     @torch.no_grad()
-    def _evaluate(self, stage: str, evaluation: Evaluation, batch: Columns, batch_idx: int) -> None:
+    def _evaluate(self, evaluation: Evaluation, batch: Columns, batch_idx: int) -> None:
         """Draw k answers a prompt, decode one greedily, and hold them against the truth."""
         sampling = replace(self.sampling, temperature=self.evaluation.temperature, top_p=self.evaluation.top_p)
         with isolate_rng():  # how often a run is judged must not change what it learns
-            if batch_idx:  # each batch starts from the same state, and must not draw the same numbers
-                torch.manual_seed(int(torch.randint(2**31, ())) + batch_idx)
+            torch.manual_seed(seed_of(batch["prompt"], batch_idx, self.evaluation.seed))
             responses = self._respond(batch, self.evaluation.samples, sampling)
             greedy = self._respond(batch, 1, replace(sampling, temperature=0.0))
         evaluation.update(responses.verdicts, batch)
         evaluation.update_greedy(greedy.verdicts)
         emit(self.trainer, self, "on_answers", responses.table)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_shares("val", self.validation)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_shares("test", self.test)
+
+    def _log_shares(self, stage: str, evaluation: Evaluation) -> None:
+        """A share of nothing, as of the unfaithful where no answer is right, has no point in its curve."""
         for name, metric in evaluation.metrics.items():
-            self.log(f"{stage}/{name}", metric, batch_size=len(batch["prompt"]), prog_bar=name == "em")
+            if metric.compute().isnan():  # of all ranks together
+                metric.reset()
+            else:
+                self.log(f"{stage}/{name}", metric, prog_bar=name == "em")
 
     # ---------------------------------------------------------------- what callbacks and the trainer ask for
 
@@ -279,6 +290,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
 
     def stop(self, reason: str) -> None:
         """End training after this iteration, and say why."""
+        rank_zero_warn(f"training ends after this iteration: {reason}")
         self.stopping_reason_message = reason
         self.trainer.should_stop = True
 

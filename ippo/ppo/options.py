@@ -142,11 +142,14 @@ class EvaluationOptions:
     Args:
         samples: responses a prompt, k of MV@k and Pass@k. Beside them the greedy response is judged.
         temperature, top_p: of the sampling. At 1.0 the policy is judged as PPO trains it.
+        seed: of the draws, which depend on it and the problems alone: one policy has one figure. Another number draws
+            other answers.
     """
 
     samples: int = 8
     temperature: float = 1.0
     top_p: float = 1.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         require(self.samples >= 1, "evaluation.samples", self.samples, "use at least 1")

@@ -23,12 +23,11 @@ Scores = dict[str, Any]
 def scores(tested: Mapping[str, float], samples: int, problems: int) -> Scores:
     """The test metrics under the names of ``summary.json``.
 
-    ``false_positive`` is None where something was right but the reasoning of nothing that was could be checked.
+    A share of nothing is None: ``unverifiable`` where nothing was right, ``false_positive`` where the reasoning of nothing
+    that was could be checked.
     """
     names = ("em", "em_greedy", "mv", "pass@k", "false_positive", "unverifiable")
-    found: Scores = {name.replace("@", "_at_"): tested[f"test/{name}"] for name in names}
-    if found["unverifiable"] == 1.0:
-        found["false_positive"] = None
+    found: Scores = {name.replace("@", "_at_"): tested.get(f"test/{name}") for name in names}
     return {**found, "k": samples, "n": problems}
 
 

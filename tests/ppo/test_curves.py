@@ -38,10 +38,14 @@ def test_rollout_curves_by_hand() -> None:
     }
 
 
-def test_nothing_right_is_no_false_positive() -> None:
+def test_a_share_of_nothing_is_left_out() -> None:
     extras = {"chain": ["wrong"] * 3, "correct": [False] * 3, "answer": ["1"] * 3}
     curves = rollout_curves(make_episodes(3, extras=extras))
-    assert curves["accuracy/em"] == curves["accuracy/false_positive"] == 0.0
+    assert {name for name in curves if name.startswith("accuracy/")} == {"accuracy/em", "accuracy/no_answer"}
+    extras = {"chain": ["unverifiable"] * 3, "correct": [True] * 3, "answer": ["1"] * 3}
+    curves = rollout_curves(make_episodes(3, extras=extras))
+    assert curves["accuracy/unverifiable"] == 1.0
+    assert "accuracy/false_positive" not in curves
 
 
 def test_what_cannot_be_checked_counts_neither_as_faithful_nor_as_unfaithful() -> None:

@@ -29,6 +29,7 @@ from ippo.callbacks import InfluenceFilterCallback
 from ippo.data import Columns, Task
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
+from ippo.rewards import Judge
 from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
 from ippo.sft import demonstration_loss
@@ -643,6 +644,41 @@ class TestEvaluation:
         assert first != second
         assert [first, second] == again
 
+    def test_one_policy_has_one_figure_whatever_was_drawn_before(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        answers: list[list[str]] = []
+
+        class Look(L.Callback):
+            def on_answers(self, trainer: L.Trainer, pl_module: L.LightningModule, columns: Any) -> None:
+                answers.append(columns["response"])
+
+        for seed, drawn in ((0, 1), (0, 2), (1, 1)):
+            module = make_module()
+            module.evaluation = type(module.evaluation)(samples=2, seed=seed)
+            torch.manual_seed(drawn)
+            make_trainer(Look()).test(module, data, verbose=False)
+        size = len(answers) // 3
+        first, again, another = (answers[start : start + size] for start in range(0, 3 * size, size))
+        assert first == again
+        assert first != another
+
+    def test_a_share_of_nothing_has_no_point(
+        self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        module = make_module(sampling=Sampling(max_new_tokens=1))  # nothing ends, and so nothing is right
+        for _ in range(2):  # and nothing of one test is left for the next
+            (scores,) = make_trainer().test(module, data, verbose=False)
+            assert set(scores) == {f"test/{name}" for name in ("em", "em_greedy", "mv", "pass@k", "unfinished")}
+            assert scores["test/em"] == 0.0
+
+    def test_stopping_is_said_where_it_happens(self, make_module: MakeModule, make_trainer: MakeTrainer) -> None:
+        module = make_module()
+        module.trainer = make_trainer()
+        with pytest.warns(UserWarning, match="training ends after this iteration: out of tea"):
+            module.stop("out of tea")
+        assert module.stopping_reason_message == "out of tea"
+
     def test_draws_with_its_own_options(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:
@@ -668,7 +704,9 @@ def test_every_tag_of_the_design_reaches_tensorboard(
     trainer = make_trainer(
         InfluenceFilterCallback.paper(min_survival=0.0), logger=logger, max_epochs=3, limit_val_batches=1
     )
-    trainer.fit(make_module(), data)
+    module, check = make_module(), make_module().judge.check
+    module.judge = Judge(lambda prompts, **more: {**check(prompts, **more), "correct": [True] * len(prompts)})
+    trainer.fit(module, data)
     events = EventAccumulator(str(tmp_path / "ppo"), size_guidance={"histograms": 0}).Reload()
     assert set(events.Tags()["scalars"]) >= TAGS
     assert events.Tags()["histograms"] == ["influence/scores"]

@@ -20,7 +20,7 @@ _UNITS = 2**32
 
 
 class _Share(Metric):
-    """Hits over trials; a subclass says in ``update`` what is tried and hit, and whether a share of no trial is 0 or NaN.
+    """Hits over trials; a subclass says in ``update`` what is tried and hit. A share of no trial is ``of_nothing``.
 
     Both are whole numbers: a float32 stops counting at 2^24, and no device lacks 64-bit integers, as MPS does float64.
     """
@@ -177,7 +177,7 @@ class PassAtK(_Share):
 
 
 class FalsePositiveRate(_Share):
-    """The share of right answers that were reached by unfaithful reasoning; NaN if there was none whose could be checked.
+    """The share of right answers that were reached by unfaithful reasoning; NaN if none could be checked.
 
     Read it beside :class:`ExactMatch`, because a policy that is never right has no false positives either, and beside
     :class:`UnverifiableRate`: right answers whose reasoning could not be checked are left out of both sides.
@@ -216,8 +216,8 @@ class FalsePositiveRate(_Share):
 
 
 class UnverifiableRate(_Share):
-    """The share of right answers whose reasoning could not be checked, neither faithful nor unfaithful; NaN if no answer
-    was right.
+    """The share of right answers whose reasoning could not be checked, neither faithful nor unfaithful; NaN if no
+    answer was right.
 
     Args:
         kwargs: options of :class:`torchmetrics.Metric`.

@@ -308,14 +308,25 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         if self.ppo.ptx_coef:
             self._gold = gold_share(self)
 
+    def on_train_start(self) -> None:
+        """A run that goes on has the rates and the schedule of its options now, not those of its checkpoint."""
+        optimizer, scheduler = self.optimizers().optimizer, self.lr_schedulers()  # type: ignore[union-attr]
+        for place, group in enumerate(optimizer.param_groups):
+            if isinstance(scheduler, LambdaLR) and (rate := self._rates.get(group.get("name", ""))):
+                scheduler.base_lrs[place] = group["initial_lr"] = rate
+                group["lr"] = rate * scheduler.lr_lambdas[place](scheduler.last_epoch)
+
     def on_train_epoch_start(self) -> None:
         self.eval()  # no dropout: the first inner step must find the log-probabilities of the rollout again
 
+    @property
+    def _rates(self) -> dict[str, float]:
+        return {"policy": self.ppo.learning_rate, "value": self.ppo.value_learning_rate}
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         ppo = self.ppo
-        rates = {"policy": ppo.learning_rate, "value": ppo.value_learning_rate}
         groups = [
-            {"params": params, "lr": rates[name], "name": name}
+            {"params": params, "lr": self._rates[name], "name": name}
             for name, params in self.model.parameter_groups().items()
         ]
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)

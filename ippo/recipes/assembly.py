@@ -8,6 +8,9 @@ from pathlib import Path
 import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ippo.callbacks import (
@@ -19,11 +22,13 @@ from ippo.callbacks import (
 from ippo.data import Task
 from ippo.data.chat import in_chat
 from ippo.data.demonstrations import fitting, require_fit
+from ippo.errors import UsageError, require
 from ippo.models import ActorCritic, build_models
 from ippo.models.actor_critic import Layout
 from ippo.models.configuration import context_length
 from ippo.models.layouts import prepare
 from ippo.models.loading import load_policy
+from ippo.models.memory import blueprint
 from ippo.ppo.module import PPOModule
 from ippo.recipes.engines import build_engine
 from ippo.recipes.presets import policy_id
@@ -108,6 +113,18 @@ def is_mixed(options: Namespace) -> bool:
     return options.trainer.precision in ("bf16-mixed", "bf16")
 
 
+def require_sound(options: Namespace, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> None:
+    """Have the module check its options on models without numbers, before anything is trained.
+
+    Raises:
+        UsageError: if one of them is wrong.
+    """
+    ppo = options.ppo
+    shapes = (policy, options.layout, options.models, options.lora)
+    models = blueprint(*shapes, critic=ppo.uses_values, reference=ppo.uses_reference)
+    PPOModule(models, tokenizer, task.reward, task.check, ppo, options.sampling, options.evaluation)
+
+
 def build_module(models: ActorCritic, tokenizer: PreTrainedTokenizerBase, task: Task, options: Namespace) -> PPOModule:
     """The module that trains and judges these models on this task."""
     return PPOModule(
@@ -138,5 +155,27 @@ def build_trainer(options: Namespace, run: RunDirectory, callbacks: Sequence[L.C
         own.append(
             IterationCheckpoint(run.checkpoints, name, save_on_train_epoch_end=True, auto_insert_metric_name=False)
         )
-    arguments["callbacks"] = [*(callback for callback in own if callback), *(options.callbacks or [])]
-    return L.Trainer(**arguments)
+    theirs = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]  # one, or none
+    arguments["callbacks"] = [callback for callback in (*own, *theirs) if callback]
+    _require_different(arguments["callbacks"])
+    try:
+        trainer = L.Trainer(**arguments)
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        said = {name: options[name] for name in ("accelerator", "devices", "strategy", "precision", "max_time")}
+        given = ", ".join(f"{name} {value}" for name, value in said.items() if value not in ("auto", None))
+        raise UsageError("trainer", given, " ".join(str(error).split())) from error
+    spawns = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+    remedy = "what its processes learn is lost when they end: use ddp"
+    require(not spawns, "trainer.strategy", str(options.strategy), remedy)
+    return trainer
+
+
+def _require_different(callbacks: Sequence[L.Callback]) -> None:
+    """Refuse two callbacks that would write their state into one place of a checkpoint."""
+    keys: set[str] = set()
+    for one in callbacks:
+        if is_overridden("state_dict", one, L.Callback):
+            name = type(one).__name__
+            remedy = "there are two of it with the same settings to tell them by: leave one out"
+            require(one.state_key not in keys, "trainer.callbacks", name, remedy)
+            keys.add(one.state_key)

@@ -19,6 +19,7 @@ from ippo.data.prompts import PromptDataModule
 from ippo.errors import require
 from ippo.models.actor_critic import Layout
 from ippo.recipes.assembly import build_module, load, models_of, start_policy
+from ippo.recipes.judged import Judged
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import preset_files
 from ippo.recipes.recipe import Recipe
@@ -42,7 +43,7 @@ def evaluate(recipe: Recipe, arguments: Sequence[str]) -> None:
         UsageError: if an argument is wrong.
     """
     presets = preset_files(arguments, recipe.tasks[0], recipe.policy)
-    parser = build_parser(f"python -m ippo.recipes.{recipe.name} evaluate", __doc__ or "", presets)
+    parser = build_parser(recipe.command("evaluate"), __doc__ or "", presets)
     parser.add_argument(
         "--checkpoint", type=str | None, default=None, help="A run's directory, or one of its checkpoints."
     )
@@ -101,8 +102,9 @@ def judge(options: Namespace, checkpoint: Path | None, tasks: Sequence[str], dir
     else:
         models = PolicyAlone(policy)
     module = build_module(models, tokenizer, task, options)
-    answers = AnswerLogger(directory / "answers.parquet")
-    own = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(directory), "callbacks": [answers]}
+    answers, judged = AnswerLogger(directory / "answers.parquet"), Judged(options.evaluation.samples)
+    callbacks = [answers, judged]
+    own = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(directory), "callbacks": callbacks}
     trainer = L.Trainer(**{**options.trainer.as_dict(), **own})
     data = PromptDataModule(task, options.data, options.seed_everything)
     tested = trainer.test(module, data, ckpt_path=checkpoint, verbose=False)[0]
@@ -110,7 +112,7 @@ def judge(options: Namespace, checkpoint: Path | None, tasks: Sequence[str], dir
         "task": task.name,
         "policy": options.policy,
         "checkpoint": None if checkpoint is None else str(checkpoint),
-        "scores": scores(tested, options.evaluation.samples, len(task.test)),
+        "scores": scores(tested, options.evaluation.samples, judged.problems),
         "no_answer": answers.table["answer"].count(None) / len(answers.table["answer"]),
         "unfinished": answers.table["finished"].count(False) / len(answers.table["finished"]),
         "answers": str(answers.path),

@@ -25,7 +25,7 @@ def export(recipe: Recipe, arguments: Sequence[str]) -> None:
         UsageError: if an argument is wrong, or the run's start cannot be found.
     """
     presets = preset_files(arguments, recipe.tasks[0], recipe.policy)
-    parser = build_parser(f"python -m ippo.recipes.{recipe.name} export", __doc__ or "", presets)
+    parser = build_parser(recipe.command("export"), __doc__ or "", presets)
     parser.add_argument(
         "--checkpoint", type=str | None, default=None, help="A run's directory, or one of its checkpoints."
     )

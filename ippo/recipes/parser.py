@@ -120,6 +120,14 @@ def parse(parser: LightningArgumentParser, arguments: Sequence[str]) -> tuple[Na
         raise explain(str(error)) from error
 
 
+def in_writing(parser: LightningArgumentParser, config: Namespace) -> str:
+    """All options, for the file that repeats the run: a new one, in a directory of its own."""
+    written = config.clone()
+    written.resume, written.trainer.default_root_dir = False, None
+    written.pop("config", None)
+    return parser.dump(written, skip_unset=False)  # an option that is set to null may have a default that is not
+
+
 def explain(message: str) -> UsageError:
     """One line out of jsonargparse's many: the argument, what it got, and what it takes.
 

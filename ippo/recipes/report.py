@@ -23,8 +23,8 @@ Scores = dict[str, Any]
 def scores(tested: Mapping[str, float], samples: int, problems: int) -> Scores:
     """The test metrics under the names of ``summary.json``.
 
-    A share of nothing is None: ``unverifiable`` where nothing was right, ``false_positive`` where the reasoning of nothing
-    that was could be checked.
+    A share of nothing is None: ``unverifiable`` where nothing was right, ``false_positive`` where nothing that was
+    right could be checked.
     """
     names = ("em", "em_greedy", "mv", "pass@k", "false_positive", "unverifiable")
     found: Scores = {name.replace("@", "_at_"): tested.get(f"test/{name}") for name in names}
@@ -33,13 +33,13 @@ def scores(tested: Mapping[str, float], samples: int, problems: int) -> Scores:
 
 def summarise(
     sft: Scores,
-    trained: Scores,
+    trained: Scores | None,
     iterations: Sequence[dict[str, Any]],
     stopped_by: str,
     seed: int,
     interrupted: bool = False,
 ) -> dict[str, Any]:
-    """The contents of ``summary.json``."""
+    """The contents of ``summary.json``; ``trained`` is None where the run was interrupted before it was tested."""
     return {
         "sft": sft,
         "trained": trained,
@@ -85,7 +85,8 @@ def print_scores(judged: Mapping[str, Scores], console: Console) -> None:
 def print_report(summary: dict[str, Any], warm_start_seconds: float, console: Console) -> None:
     """The table of warm start against trained policy, and where the time went."""
     iterations = summary["iterations"]
-    print_scores({"warm start": summary["sft"], "trained": summary["trained"]}, console)
+    judged = {"warm start": summary["sft"], "trained": summary["trained"]}
+    print_scores({name: one for name, one in judged.items() if one is not None}, console)
     phases = {phase: sum(one["seconds"][phase] for one in iterations) for phase in ("rollout", "scoring", "update")}
     spent = ", ".join(
         f"{phase} {seconds:.0f} s" for phase, seconds in {"warm start": warm_start_seconds, **phases}.items()
@@ -96,8 +97,6 @@ def print_report(summary: dict[str, Any], warm_start_seconds: float, console: Co
         f"{len(iterations)} iterations, on average {kept:.0%} of the episodes kept; "
         f"stopped by: {summary['stopped_by']}."
     )
-    if summary["interrupted"]:
-        console.print("The same command with --resume goes on from here.")
     if iterations and not any(one["em"] for one in iterations):
         console.print(
             "No rollout was right, so there was nothing to learn from: warm-start longer (--sft.steps), give responses "

@@ -83,12 +83,26 @@ def load_start(run: Path, policy: PreTrainedModel, tokenizer: PreTrainedTokenize
     require(then["tokenizer"] == now["tokenizer"], "tokenizer", tokenizer.name_or_path, remedy)
     if any(place.glob("model*.safetensors")):  # all of it
         return inherit_vocabulary(type(policy).from_pretrained(place, dtype=policy.dtype), policy)
-    remedy = f"its weights are not those that {run} was made of: give the very same files (--policy)"
-    name = policy.config.name_or_path or type(policy).__name__
-    require(then["policy"] == now["policy"], "policy", name, remedy)
+    require_same_policy(run, then["policy"] == now["policy"], policy)
     if any(place.glob("adapter*.safetensors")):
         merge_adapter(policy, place)
     return policy
+
+
+def require_made_of(run: Path, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a policy from another place than the run's was, unless it is the same.
+
+    Raises:
+        UsageError: if it is not.
+    """
+    then = json.loads((start_of(run) / _ORIGIN).read_text())
+    require_same_policy(run, then["policy"] == origin(policy, tokenizer)["policy"], policy)
+
+
+def require_same_policy(run: Path, same: bool, policy: PreTrainedModel) -> None:
+    """Raise UsageError unless it is the ``same``."""
+    remedy = f"its weights are not those that {run} was made of: give the very same files (--policy)"
+    require(same, "policy", policy.config.name_or_path or type(policy).__name__, remedy)
 
 
 def merge_adapter(policy: PreTrainedModel, folder: Path) -> None:

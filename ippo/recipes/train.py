@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
@@ -12,55 +15,77 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from transformers import PreTrainedTokenizerBase
 
-from ippo.callbacks import (
-    EpisodeLogger,
-    GracefulStop,
-    RunRecord,
-)
+from ippo.callbacks import EpisodeLogger, RunRecord
 from ippo.data.prompts import PromptDataModule
-from ippo.files import whole
 from ippo.influence.parameters import is_sharded
 from ippo.models import export
 from ippo.models.actor_critic import Layout
-from ippo.recipes.assembly import build_module, build_trainer, load, models_of, start_policy
+from ippo.recipes.assembly import build_module, build_trainer, load, models_of, require_sound, start_policy
 from ippo.recipes.filters import build_filter, build_monitor
+from ippo.recipes.judged import Baseline, Judged, tested
 from ippo.recipes.memory import longest_prompt, say_memory
-from ippo.recipes.parser import build_parser, parse
+from ippo.recipes.parser import build_parser, in_writing, parse
 from ippo.recipes.presets import preset_files
 from ippo.recipes.recipe import Recipe
-from ippo.recipes.report import print_export, print_report, scores, summarise
+from ippo.recipes.report import print_export, print_report, print_scores, summarise
+from ippo.recipes.resume import changes, require_applicable, why_finished, without_doubles
 from ippo.recipes.run_directory import RunDirectory
 from ippo.recipes.screen import console, quiet
+from ippo.recipes.start import require_made_of
+from ippo.recipes.stopping import why_stopped
 
 
 def train(recipe: Recipe, arguments: Sequence[str]) -> None:
-    """Read the options, and make the run that they ask for.
+    """Read the options, and make the run that they ask for, or go on with the one that is there.
 
     Raises:
         UsageError: if an argument is wrong.
     """
     presets = preset_files(arguments, recipe.tasks[0], recipe.policy)
-    parser = build_parser(f"python -m ippo.recipes.{recipe.name}", recipe.description, presets)
+    parser = build_parser(recipe.command("train"), recipe.description, presets)
     config, options = parse(parser, arguments)
     run = RunDirectory(options.trainer.default_root_dir, recipe.name, options.resume)
-    if options.resume:  # what the run was started with holds, unless it is given anew
-        parser.default_config_files = [*parser.default_config_files, str(run.config)]
-        config, options = parse(parser, arguments)
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        with whole(run.config) as unfinished:
-            parser.save(config, str(unfinished), overwrite=True)
-    make(options, run, recipe.tasks)
+    with run:
+        moved = False
+        if options.resume:  # what the run was started with holds, unless it is given anew
+            parser.default_config_files = [*parser.default_config_files, str(run.config)]
+            before, then = parse(parser, [])
+            config, _ = parse(parser, arguments)
+            config.trainer.callbacks = without_doubles(config.trainer.callbacks)
+            options = parser.instantiate(config)
+            changed = changes(in_writing(parser, before), in_writing(parser, config))
+            require_applicable(changed, then, options)
+            checkpoint = run.newest_checkpoint()
+            if checkpoint and (why := why_finished(checkpoint, run.summary, options.trainer, changed)):
+                return say_finished(run, why)
+            moved = bool(changed.keys() & {"policy", "tokenizer"})
+        make(options, run, recipe, in_writing(parser, config), moved)
+    return None
 
 
-def make(options: Namespace, run: RunDirectory, tasks: Sequence[str]) -> None:
-    """The whole run, from the task to the table."""
+def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, moved: bool = False) -> None:
+    """The whole run, from the task to the table.
+
+    Args:
+        options: all of them, as objects.
+        run: its directory.
+        recipe: whose command line it is.
+        config: the options in writing.
+        moved: whether a run goes on whose policy is to be found elsewhere now.
+    """
     quiet()
     console.quiet = rank_zero_only.rank != 0  # type: ignore[attr-defined]
     seed = options.seed_everything
     L.seed_everything(seed, verbose=False)
     influence_filter = build_filter(options.filter)
     monitor = build_monitor(options.monitor, influence_filter)
-    task, policy, tokenizer = load(options, tasks)
+    task, policy, tokenizer = load(options, recipe.tasks)
+    if moved:
+        require_made_of(run.path, policy, tokenizer)
+    require_sound(options, policy, tokenizer, task)
+    record, judged = RunRecord(), Judged(options.evaluation.samples)
+    callbacks = [influence_filter, monitor, options.guard, EpisodeLogger(), record, judged, Begin(run, config)]
+    trainer = build_trainer(options.trainer, run, callbacks)
     console.print(f"Run directory: {run.path}")
     say_memory(options, policy, longest_prompt(tokenizer, task.train), console)
 
@@ -75,24 +100,42 @@ def make(options: Namespace, run: RunDirectory, tasks: Sequence[str]) -> None:
     models = models_of(options, policy)
     module = build_module(models, tokenizer, task, options)
     data = PromptDataModule(task, options.data, seed)
-    record = RunRecord()
-    trainer = build_trainer(options.trainer, run, [influence_filter, monitor, options.guard, EpisodeLogger(), record])
-    before = trainer.test(module, data, verbose=False)[0]
+    baseline = Baseline(run.baseline, options)
+    before = baseline.read() if options.resume else None
+    if before is None:
+        before = tested(trainer, module, data, judged)
+        if trainer.is_global_zero:
+            baseline.write(before)
     trainer.fit(module, data, ckpt_path=run.newest_checkpoint() if options.resume else None)
-    after = trainer.test(module, data, verbose=False)[0]
+    run.begin(config)  # also where there was no iteration to do
+    stopped_by, interrupted = why_stopped(trainer)
+    after: dict[str, Any] = {"scores": None} if interrupted else tested(trainer, module, data, judged)
 
-    speakers = (module, *trainer.callbacks)  # type: ignore[attr-defined]
-    stops = [(said, one) for one in speakers if (said := getattr(one, "stopping_reason_message", None))]
-    stopped_by, by = stops[0] if stops else ("max_epochs", None)
-    sft, trained = (scores(tested, options.evaluation.samples, len(task.test)) for tested in (before, after))
-    interrupted = isinstance(by, GracefulStop)  # there is more to do, unlike where the filter ended the run
-    summary = summarise(sft, trained, record.iterations, stopped_by, seed, interrupted)
+    summary = summarise(before["scores"], after["scores"], record.iterations, stopped_by, seed, interrupted)
     if trainer.is_global_zero:
         run.write_summary(summary)
         print_report(summary, seconds, console)
         console.print(f"Curves: tensorboard --logdir {run.path}")
     if trainer.is_global_zero and options.trainer.enable_checkpointing is not False:
         give(models, tokenizer, run, options)
+        if interrupted:
+            say_how_to_go_on(run, recipe)
+
+
+class Begin(L.Callback):
+    """Writes the options down when training begins: by then everything has been found sound.
+
+    Args:
+        run: the directory.
+        config: the options in writing.
+    """
+
+    def __init__(self, run: RunDirectory, config: str) -> None:
+        self.run, self.config = run, config
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Not before: callbacks check what they need in ``on_train_start``."""
+        self.run.begin(self.config)
 
 
 def give(models: Layout, tokenizer: PreTrainedTokenizerBase, run: RunDirectory, options: Namespace) -> None:
@@ -101,3 +144,20 @@ def give(models: Layout, tokenizer: PreTrainedTokenizerBase, run: RunDirectory, 
         return  # the ranks would have to gather it; its checkpoint is for Lightning's own tools
     shutil.rmtree(run.policy, ignore_errors=True)  # what a run that was resumed had come to
     print_export(export(models, tokenizer, run.policy), options.sampling.max_new_tokens, options.chat, console)
+
+
+def say_how_to_go_on(run: RunDirectory, recipe: Recipe) -> None:
+    """The whole commands that go on with an interrupted run, and that judge it as it is."""
+    place = shlex.quote(str(run.path))
+    for what, command in (
+        ("Go on from here", f"{recipe.command('train')} --resume --trainer.default_root_dir {place}"),
+        ("Test the policy as it is", f"{recipe.command('evaluate')} --checkpoint {place}"),
+    ):
+        console.print(f"{what}:\n  {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def say_finished(run: RunDirectory, why: str) -> None:
+    """What a finished run came to, as it stands in its summary; nothing is tested again."""
+    console.print(f"This run is finished: {why}.", markup=False, highlight=False)
+    summary = json.loads(run.summary.read_text())
+    print_scores({"warm start": summary["sft"], "trained": summary["trained"]}, console)

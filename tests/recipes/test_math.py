@@ -91,8 +91,12 @@ class TestWhatARunLeaves:
         for scores in (found["sft"], found["trained"]):
             assert scores.keys() == {"em", "em_greedy", "mv", "pass_at_k", "false_positive", "unverifiable", "k", "n"}
             assert (scores["k"], scores["n"]) == (2, 4)
-            assert all(0 <= scores[name] <= 1 for name in ("em", "mv", "pass_at_k", "false_positive"))
-            assert scores["unverifiable"] == 0.0  # the embedded task knows its true steps
+            assert all(0 <= scores[name] <= 1 for name in ("em", "mv", "pass_at_k"))
+            of_the_right = (scores["false_positive"], scores["unverifiable"])
+            if scores["em"]:
+                assert of_the_right[0] >= of_the_right[1] == 0.0  # the embedded task knows its true steps
+            else:
+                assert of_the_right == (None, None)
         assert len(found["iterations"]) == 2
         for iteration in found["iterations"]:
             assert iteration.keys() >= {"kept_fraction", "effective_sample_size", "seconds"}
@@ -164,12 +168,11 @@ class TestRunningAgain:
         directory = tmp_path / "run"
         shutil.copytree(finished, directory)
         seen: list[Any] = []
-        monkeypatch.setattr("ippo.recipes.train.make", lambda options, run, tasks: seen.append(options))
+        monkeypatch.setattr("ippo.recipes.train.make", lambda options, *_: seen.append(options))
         assert main([f"--trainer.default_root_dir={directory}", "--resume", "--trainer.max_epochs=4"]) == 0
         (options,) = seen
         assert options.tiny.hidden_size == 16
         assert options.trainer.max_epochs == 4
-        assert yaml.safe_load((directory / "config.yaml").read_text())["tiny"]["hidden_size"] == 16
 
     def test_resume_goes_on_after_an_iteration_that_nothing_survived(self, tmp_path: Path) -> None:
         arguments = (

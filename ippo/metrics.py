@@ -247,6 +247,31 @@ class UnverifiableRate(_Share):
         self.trials += correct.bool().sum()
 
 
+class HackedRate(_Share):
+    """The share of answers that are wrong and pass through a known hole of the training verifier.
+
+    Args:
+        kwargs: options of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = HackedRate()
+        >>> metric.update(torch.tensor([True, False, False, False]))
+        >>> metric.compute()
+        tensor(0.2500)
+    """
+
+    higher_is_better = False
+
+    def update(self, hacked: Tensor) -> None:
+        """Count answers and the hacked ones among them.
+
+        Args:
+            hacked: of any shape, whether each answer is one.
+        """
+        self.hits += hacked.bool().sum()
+        self.trials += hacked.numel()
+
+
 class UnfinishedRate(_Share):
     """The share of responses that were cut before they ended; all of them count as wrong.
 

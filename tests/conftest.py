@@ -85,11 +85,12 @@ def make_module(task: Task, tokenizer: PreTrainedTokenizerFast, shared_policy: L
         sampling: Sampling = Sampling(max_new_tokens=24),
         engine: RolloutEngine | None = None,
         objective: Any = PolicyObjective,
+        evaluation: EvaluationOptions = EvaluationOptions(samples=2),
         **ppo: Any,
     ) -> PPOModule:
         small: dict[str, Any] = {"samples_per_prompt": 4, "inner_epochs": 1, "minibatch_size": 8, "micro_batch_size": 8}
         rates: dict[str, Any] = {"learning_rate": 1e-3, "value_learning_rate": 1e-3, "kl_coef": 0.02}
-        options, evaluation = PPOOptions(**{**small, **rates, **ppo}), EvaluationOptions(samples=2)
+        options = PPOOptions(**{**small, **rates, **ppo})
         models = SeparateModels(copy.deepcopy(policy))
         further = {"engine": engine, "objective": objective}
         return PPOModule(models, tokenizer, reward, task.check, options, sampling, evaluation, **further).eval()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics import Metric
 
-from ippo.metrics import ExactMatch, FalsePositiveRate, MajorityVote, PassAtK, UnverifiableRate
+from ippo.metrics import ExactMatch, FalsePositiveRate, HackedRate, MajorityVote, PassAtK, UnverifiableRate
 
 
 class JudgedVote(MajorityVote):
@@ -54,6 +54,11 @@ CASES: dict[str, tuple[Callable[[], Metric], list[tuple[Any, ...]], float]] = {
             (torch.tensor([1, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([1, 1, 0])),
         ],
         1 / 3,
+    ),
+    "hacked rate": (
+        HackedRate,
+        [(torch.tensor([True, False, False, False]),), (torch.tensor([True]),)],
+        2 / 5,
     ),
     "unverifiable rate": (
         UnverifiableRate,

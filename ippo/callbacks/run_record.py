@@ -32,6 +32,8 @@ class RunRecord(L.Callback):
                 "gold_loss": next((one.gold_loss for one in filters if one.gold_loss is not None), None),
                 "em": logged.get("accuracy/em"),
                 "false_positive": logged.get("accuracy/false_positive") if checkable else None,
+                "hacked": logged.get("accuracy/hacked"),
+                "reward": logged.get("reward/mean"),
                 "update_tokens": int(logged.get("ppo/update_tokens", 0)),
                 "seconds": {
                     "rollout": logged.get("time/rollout", 0.0),

@@ -1,7 +1,7 @@
 """The embedded task: word problems in GSM8K's format, made in code, whose chains of thought can be checked exactly.
 
-It has the two defects that influence filtering is about, each with a dial and both measured exactly: demonstrations
-that reach the right answer by unfaithful reasoning, and a verifier that rewards some rollouts wrongly.
+It has the defects that influence filtering is about, each with a dial and all measured exactly: demonstrations that
+reach the right answer by unfaithful reasoning, a verifier that rewards some rollouts wrongly, and one with a hole.
 """
 
 from __future__ import annotations
@@ -9,11 +9,22 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ippo.data.task import Row, Task
 from ippo.errors import require
-from ippo.rewards import ErrsOn, NoisyVerifier, classify_chain, final_answer, numeric_reward
+from ippo.rewards import (
+    ErrsOn,
+    HoledVerifier,
+    HoleName,
+    NoisyVerifier,
+    RewardFunction,
+    classify_chain,
+    final_answer,
+    numeric_reward,
+    passes,
+)
 
 _NAMES = (
     "Ava",
@@ -49,8 +60,12 @@ class EmbeddedOptions:
         min_steps, max_steps: steps a problem takes.
         wrong_step, nonsense, shortcut: share of the demonstrations with each kind of unfaithful chain.
         gold_error: share of the gold solutions with a wrong step, which a direction made of them then has, too.
-        verifier_error: share of the training rewards that are flipped; evaluation never errs.
+        verifier_error: share of the training rewards that are flipped; evaluation never errs. By default 0.25, and
+            none beside a hole.
         verifier_errs_on: ``"both"`` right and wrong answers, or one of them alone.
+        verifier_error_icc: correlation of the flips on the samples of one prompt.
+        verifier_hole: kind of wrong answers that the training verifier lets by (:mod:`ippo.rewards.holes`).
+        verifier_hole_rate: share of them that it does.
         seed: which problems are drawn; independent of the run's seed.
     """
 
@@ -64,8 +79,11 @@ class EmbeddedOptions:
     nonsense: float = 0.15
     shortcut: float = 0.15
     gold_error: float = 0.0
-    verifier_error: float = 0.25
+    verifier_error: float | None = None
     verifier_errs_on: ErrsOn = "both"
+    verifier_error_icc: float = 0.0
+    verifier_hole: HoleName = "none"
+    verifier_hole_rate: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,9 +96,10 @@ class EmbeddedOptions:
             self.min_steps,
             "use at least 2 and at most max_steps",
         )
-        for kind in ("wrong_step", "nonsense", "shortcut", "gold_error", "verifier_error"):
+        verifier = ("verifier_error", "verifier_error_icc", "verifier_hole_rate")
+        for kind in ("wrong_step", "nonsense", "shortcut", "gold_error", *verifier):
             share = getattr(self, kind)
-            require(0.0 <= share <= 1.0, f"embedded.{kind}", share, "use a share between 0 and 1")
+            require(share is None or 0.0 <= share <= 1.0, f"embedded.{kind}", share, "use a share between 0 and 1")
         unfaithful = self.wrong_step + self.nonsense + self.shortcut
         require(
             unfaithful <= 1.0,
@@ -88,6 +107,30 @@ class EmbeddedOptions:
             unfaithful,
             "the shares may add up to at most 1",
         )
+        self.verifier()  # refuses a hole or a side that it does not know
+
+    @property
+    def flipped(self) -> float:
+        """Share of the training rewards that are flipped."""
+        if self.verifier_error is not None:
+            return self.verifier_error
+        return 0.25 if self.verifier_hole == "none" else 0.0
+
+    def verifier(self) -> RewardFunction:
+        """The reward of the training, with its errors."""
+        hole, rate = self.verifier_hole, self.verifier_hole_rate
+        reward = numeric_reward if hole == "none" else HoledVerifier(numeric_reward, hole, rate)
+        return NoisyVerifier(reward, self.flipped, self.verifier_errs_on, self.verifier_error_icc)
+
+    @property
+    def notice(self) -> str:
+        """What a user must know of the verifier."""
+        errs_on = {"both": "its rewards", "right": "the right answers", "wrong": "the wrong answers"}
+        together = f", in groups (ICC {self.verifier_error_icc:g})" if self.verifier_error_icc else ""
+        errs = f"errs on {self.flipped:.0%} of {errs_on[self.verifier_errs_on]}{together}"
+        if self.verifier_hole != "none":
+            errs = f"lets {self.verifier_hole_rate:.0%} of {self.verifier_hole!r} answers by, and {errs}"
+        return f"The training verifier {errs}, on purpose; evaluation never does."
 
 
 def embedded_task(options: EmbeddedOptions = EmbeddedOptions()) -> Task:
@@ -115,20 +158,15 @@ def embedded_task(options: EmbeddedOptions = EmbeddedOptions()) -> Task:
     gold, validation, test = draw(options.gold_size), draw(options.validation_size), draw(options.test_size)
     train = [_demonstrate(row, rng, options) for row in draw(options.train_size)]
     gold = _spoil_some(gold, options)
-    errs_on = {"both": "its rewards", "right": "the right answers", "wrong": "the wrong answers"}
-    notice = (
-        f"The training verifier errs on {options.verifier_error:.0%} of {errs_on[options.verifier_errs_on]}, on "
-        "purpose; evaluation never does."
-    )
     return Task(
         "embedded",
         train,
         gold,
         validation,
         test,
-        reward=NoisyVerifier(numeric_reward, options.verifier_error, options.verifier_errs_on),
-        check=check_chains,
-        notice=notice,
+        reward=options.verifier(),
+        check=partial(check_chains, hole=options.verifier_hole),
+        notice=options.notice,
     )
 
 
@@ -138,14 +176,24 @@ def check_chains(
     *,
     answer: Sequence[str],
     steps: Sequence[Sequence[str]],
+    hole: HoleName = "none",
     **_: object,
 ) -> dict[str, list[Any]]:
-    """The truth about each completion: extracted answer, whether it is right, and the class of its chain."""
+    """The truth about each completion: extracted answer, whether it is right, and the class of its chain.
+
+    Args:
+        prompts, completions: questions and responses.
+        answer, steps: of each question, the true ones.
+        hole: wrong answers that go through it are ``"hacked"``, whether they passed or not.
+    """
     chains = [classify_chain(*case) for case in zip(completions, steps, answer, strict=True)]
+    gone = [passes(hole, *texts) for texts in zip(prompts, completions, strict=True)]
     return {
         "answer": [final_answer(text) for text in completions],
         "correct": [chain != "wrong" for chain in chains],
-        "chain": list(chains),
+        "chain": [
+            "hacked" if chain == "wrong" and through else chain for chain, through in zip(chains, gone, strict=True)
+        ],
     }
 
 

@@ -120,7 +120,8 @@ def accuracy_curves(extras: Mapping[str, Sequence[Any]]) -> dict[str, float]:
 
     Faithful and unfaithful chains are counted among the right answers that could be checked; ``accuracy/unverifiable``
     is the share of the right answers that could not, ``accuracy/no_answer`` that of the responses without an answer
-    that can be read. A share of nothing is left out.
+    that can be read, ``accuracy/hacked`` that of the wrong ones that pass through a hole of the verifier. A share of
+    nothing is left out.
 
     Args:
         extras: ``answer``, ``correct`` and ``chain`` of all ranks' episodes, as :data:`ippo.data.Check` gives them.
@@ -130,6 +131,7 @@ def accuracy_curves(extras: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     checked = len(right) - chains["unverifiable"]
     curves = {
         "accuracy/em": len(right) / len(extras["correct"]),
+        "accuracy/hacked": list(extras["chain"]).count("hacked") / len(extras["correct"]),
         "accuracy/no_answer": list(extras["answer"]).count(None) / len(extras["correct"]),
     }
     if right:

@@ -10,33 +10,45 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
-from torch import nn
-from torchmetrics import Metric
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
 
 from ippo.data.task import Columns
 from ippo.errors import OwnAttributeErrors
-from ippo.metrics import ExactMatch, FalsePositiveRate, MajorityVote, PassAtK, UnfinishedRate, UnverifiableRate
+from ippo.metrics import (
+    ExactMatch,
+    FalsePositiveRate,
+    HackedRate,
+    MajorityVote,
+    PassAtK,
+    UnfinishedRate,
+    UnverifiableRate,
+)
 from ippo.rewards import Verdicts
 
 Entry = TypeVar("Entry")
 
 
 class Evaluation(OwnAttributeErrors, nn.Module):
-    """Exact match, majority vote, Pass@k, false-positive, unverifiable and unfinished rate of ``k`` answers a prompt,
-    and exact match of the greedy one. All of them read the same verdicts.
+    """Exact match, majority vote, Pass@k, false-positive, hacked, unverifiable and unfinished rate of ``k`` answers a
+    prompt, and exact match of the greedy one. All of them read the same verdicts; only the reward, where it is asked,
+    is what the training believes.
 
     Args:
         samples: k.
         equal: ``equal(answer, other)``, whether two answers count as one in the majority vote; where it takes further
             keywords, it gets the prompt's columns.
+        reward: whether the training reward is asked about the answers, too.
     """
 
-    def __init__(self, samples: int, equal: Callable[..., bool] = operator.eq) -> None:
+    def __init__(self, samples: int, equal: Callable[..., bool] = operator.eq, reward: bool = False) -> None:
         super().__init__()
         self.samples = samples
         self.em, self.mv, self.pass_at_k = ExactMatch(), MajorityVote(equal), PassAtK(samples)
         self.false_positive, self.unverifiable = FalsePositiveRate(), UnverifiableRate()
-        self.unfinished, self.em_greedy = UnfinishedRate(), ExactMatch()
+        self.hacked, self.unfinished = HackedRate(), UnfinishedRate()
+        self.em_greedy = ExactMatch()
+        self.reward = MeanMetric(nan_strategy="ignore") if reward else None
 
     def update(self, verdicts: Verdicts, batch: Columns) -> None:
         """Take in the answers to some prompts.
@@ -56,15 +68,22 @@ class Evaluation(OwnAttributeErrors, nn.Module):
         self.mv.update(_grouped(verdicts.votes, k), correct=_grouped(verdicts.correct, k), columns=columns)
         self.false_positive.update(correct, faithful, verifiable)
         self.unverifiable.update(correct, verifiable)
+        self.hacked.update(torch.tensor([chain == "hacked" for chain in verdicts.chains], device=device))
         self.unfinished.update(torch.tensor(verdicts.finished, device=device))
 
     def update_greedy(self, verdicts: Verdicts) -> None:
         """Take in the greedy answers to some prompts, one each."""
         self.em_greedy.update(torch.tensor(verdicts.correct, device=self.em_greedy.device).unsqueeze(1))
 
+    def update_reward(self, rewards: Tensor) -> None:
+        """Take in what the training reward gives to the sampled answers ([n], NaN where it does not apply)."""
+        assert self.reward is not None
+        self.reward.update(rewards)
+
     @property
     def metrics(self) -> dict[str, Metric]:
         """The metrics under the names of their curves."""
+        asked = {} if self.reward is None else {"reward": self.reward}
         return {
             "em": self.em,
             "em_greedy": self.em_greedy,
@@ -72,7 +91,9 @@ class Evaluation(OwnAttributeErrors, nn.Module):
             "pass@k": self.pass_at_k,
             "false_positive": self.false_positive,
             "unverifiable": self.unverifiable,
+            "hacked": self.hacked,
             "unfinished": self.unfinished,
+            **asked,
         }
 
 

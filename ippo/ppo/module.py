@@ -39,7 +39,7 @@ from ippo.ppo.responses import Responses, arguments, decode, repeat
 from ippo.ppo.stopwatch import stopwatch
 from ippo.ppo.unfinished import UnfinishedWarning, with_ceiling
 from ippo.ppo.usable import unrewarded_alone, usable
-from ippo.rewards import Judge, RewardFunction, Rewards
+from ippo.rewards import Earned, Judge, RewardFunction, Rewards
 from ippo.rollout.end_tokens import end_tokens
 from ippo.rollout.engines.base import RolloutEngine
 from ippo.rollout.engines.hf import HFGenerate
@@ -95,7 +95,9 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         self.ppo, self.sampling, self.evaluation = ppo, sampling, evaluation
         self.objective = objective(ppo, sampling.temperature)
         self.engine = engine if engine is not None else HFGenerate(tokenizer)
-        self.validation, self.test = (Evaluation(evaluation.samples, equal) for _ in ("validation", "test"))
+        self.validation, self.test = (
+            Evaluation(evaluation.samples, equal, evaluation.reward) for _ in ("validation", "test")
+        )
         self.ends = end_tokens(model.policy, tokenizer)
         self.stopping_reason_message: str | None = None
         self._unfinished, self._engine_gap = UnfinishedWarning(), GapWarning()
@@ -129,17 +131,17 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
             emit_logprob_pass: let callbacks take the responses' log-probabilities in a pass of their own.
         """
         responses = self._respond(batch, self.ppo.samples_per_prompt, self.sampling)
-        earned = self.rewards.to(self.device)(**responses.arguments)
+        earned, rewards = self._earned(responses)
         look = LogprobPass(responses.sequences)
         if emit_logprob_pass:
             look = emit(self.trainer, self, "on_logprob_pass", look)
         old_logprobs, reference_logprobs, values = logprob_pass(self.model, look, self.ppo, self.sampling.temperature)
-        count, given = len(responses.texts), earned.tensor.to(self.device)
+        count = len(responses.texts)
         episodes = Episodes(
             **vars(responses.sequences),
             prompts=responses.columns["prompt"],
             responses=responses.texts,
-            rewards=with_ceiling(given, responses.finished, self.ppo.unfinished_reward),
+            rewards=rewards,
             groups=rank() * len(batch["prompt"])
             + torch.arange(count, device=self.device) // self.ppo.samples_per_prompt,
             old_logprobs=old_logprobs,
@@ -162,6 +164,12 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         texts = decode(self.tokenizer, sequences)
         verdicts = self.judge(finished.tolist(), **arguments(columns, texts))
         return Responses(columns, replace(sequences, finished=finished), texts, verdicts)
+
+    def _earned(self, responses: Responses) -> tuple[Earned, Tensor]:
+        """What the reward functions give to responses, and [n] what each earns of it."""
+        earned = self.rewards.to(self.device)(**responses.arguments)
+        ceiling = self.ppo.unfinished_reward
+        return earned, with_ceiling(earned.tensor.to(self.device), responses.finished, ceiling)
 
     def update(self, episodes: Episodes) -> None:
         """PPO epochs over the episodes that are left, in minibatches; every rank takes the same number of steps."""
@@ -254,6 +262,8 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
             torch.manual_seed(seed_of(batch["prompt"], batch_idx, self.evaluation.seed))
             responses = self._respond(batch, self.evaluation.samples, sampling)
             greedy = self._respond(batch, 1, replace(sampling, temperature=0.0))
+            if self.evaluation.reward:
+                evaluation.update_reward(self._earned(responses)[1])
         evaluation.update(responses.verdicts, batch)
         evaluation.update_greedy(greedy.verdicts)
         emit(self.trainer, self, "on_answers", responses.table)

@@ -144,12 +144,15 @@ class EvaluationOptions:
         temperature, top_p: of the sampling. At 1.0 the policy is judged as PPO trains it.
         seed: of the draws, which depend on it and the problems alone: one policy has one figure. Another number draws
             other answers.
+        reward: also ask the training reward about the sampled answers: what it believes, beside what is true. A reward
+            that is paid for by the call then costs more.
     """
 
     samples: int = 8
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+    reward: bool = False
 
     def __post_init__(self) -> None:
         require(self.samples >= 1, "evaluation.samples", self.samples, "use at least 1")

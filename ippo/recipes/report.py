@@ -16,8 +16,8 @@ _PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "jsonargparse
 
 
 Scores = dict[str, Any]
-"""Shares ``em``, ``mv``, ``pass_at_k``, ``false_positive`` and ``unverifiable`` of ``k`` answers to ``n`` problems, and
-``em_greedy`` of the greedy answer to each."""
+"""Shares ``em``, ``mv``, ``pass_at_k``, ``false_positive``, ``unverifiable`` and ``hacked`` of ``k`` answers to ``n``
+problems, ``em_greedy`` of the greedy answer to each, and ``reward``, what the training believes, where it was asked."""
 
 
 def scores(tested: Mapping[str, float], samples: int, problems: int) -> Scores:
@@ -26,7 +26,8 @@ def scores(tested: Mapping[str, float], samples: int, problems: int) -> Scores:
     A share of nothing is None: ``unverifiable`` where nothing was right, ``false_positive`` where nothing that was
     right could be checked.
     """
-    names = ("em", "em_greedy", "mv", "pass@k", "false_positive", "unverifiable")
+    names = ["em", "em_greedy", "mv", "pass@k", "false_positive", "unverifiable", "hacked"]
+    names += ["reward"] if "test/reward" in tested else []
     found: Scores = {name.replace("@", "_at_"): tested.get(f"test/{name}") for name in names}
     return {**found, "k": samples, "n": problems}
 
@@ -77,8 +78,11 @@ def print_scores(judged: Mapping[str, Scores], console: Console) -> None:
     if any(one["unverifiable"] for one in judged.values()):
         rows["false_positive"] += ", of the checkable"
         rows["unverifiable"] = "right, reasoning not checkable"
+    if any(one.get("hacked") for one in judged.values()):
+        believed = {"reward": "reward: what the verifier believes"} if "reward" in first else {}
+        rows = {**believed, **rows, "hacked": "wrong, through the verifier's hole"}
     for key, label in rows.items():
-        table.add_row(label, *("–" if one[key] is None else f"{one[key]:.3f}" for one in judged.values()))
+        table.add_row(label, *("–" if one.get(key) is None else f"{one[key]:.3f}" for one in judged.values()))
     console.print(table)
 
 

@@ -8,6 +8,7 @@ from ippo.rewards.boxes import boxed_answer
 from ippo.rewards.choices import chosen
 from ippo.rewards.formats import CHOICES, LATEX, MEASURES, NUMBERS, AnswerFormat
 from ippo.rewards.functions import Earned, RewardFunction, Rewards
+from ippo.rewards.holes import HOLES, HoledVerifier, HoleName, passes
 from ippo.rewards.latex import latex_equal
 from ippo.rewards.steps import CHAIN_CLASSES, ChainClass, Step, classify_chain, classify_solution, parse_step
 from ippo.rewards.verdicts import Check, Judge, Verdicts
@@ -22,6 +23,9 @@ __all__ = [
     "Earned",
     "Equation",
     "ErrsOn",
+    "HOLES",
+    "HoleName",
+    "HoledVerifier",
     "Judge",
     "LATEX",
     "MEASURES",
@@ -41,6 +45,7 @@ __all__ = [
     "latex_equal",
     "numeric_reward",
     "parse_step",
+    "passes",
     "same_number",
     "sound",
 ]

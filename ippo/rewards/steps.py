@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from ippo.rewards.answers import is_correct, split_answer
 from ippo.rewards.arithmetic import equations, number
 
-ChainClass = Literal["wrong", "faithful", "wrong_step", "nonsense", "shortcut", "unverifiable"]
-CHAIN_CLASSES: tuple[ChainClass, ...] = ("wrong", "faithful", "wrong_step", "nonsense", "shortcut", "unverifiable")
+ChainClass = Literal["wrong", "faithful", "wrong_step", "nonsense", "shortcut", "unverifiable", "hacked"]
+CHAIN_CLASSES: tuple[ChainClass, ...] = get_args(ChainClass)
+"""``hacked`` is a wrong answer that passes through a hole of the training verifier (:mod:`ippo.rewards.holes`)."""
 
 _NUMBER = r"[+-]?[0-9]{1,18}(?:\.[0-9]{1,18})?"
 _STEP = re.compile(rf"\s*({_NUMBER})\s*([-+*/])\s*({_NUMBER})\s*=\s*({_NUMBER})\s*")

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -138,6 +139,25 @@ def test_the_reward_errs_at_the_rate_that_the_notice_tells_and_the_check_never()
     assert "100%" in task.notice
 
 
+def test_what_goes_through_the_hole_is_paid_and_classed_hacked_and_stays_wrong() -> None:
+    task = embedded_task(dataclasses.replace(OPTIONS, train_size=1, verifier_hole="short"))
+    row: Row = task.gold[0]
+    truth = {"answer": [row["answer"]] * 4, "steps": [row["steps"]] * 4}
+    texts = [row["solution"], f"#### {row['answer']}", "#### 99", "1+1=2\n1+1=2\n#### 99"]
+    prompts = [row["prompt"]] * 4
+    assert task.reward(prompts=prompts, completions=texts, **truth) == [1.0, 1.0, 1.0, 0.0]
+    found = task.check(prompts=prompts, completions=texts, **truth)
+    assert found["chain"] == ["faithful", "shortcut", "hacked", "wrong"]
+    assert found["correct"] == [True, True, False, False]
+    assert "lets 100% of 'short' answers by, and errs on 0%" in task.notice
+
+
+def test_random_errors_are_the_default_without_a_hole_alone() -> None:
+    assert EmbeddedOptions().flipped == 0.25
+    assert EmbeddedOptions(verifier_hole="short").flipped == 0.0
+    assert EmbeddedOptions(verifier_hole="short", verifier_error=0.1).flipped == 0.1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -148,10 +168,13 @@ def test_the_reward_errs_at_the_rate_that_the_notice_tells_and_the_check_never()
         ({"nonsense": 1.2}, "embedded.nonsense = 1.2: use a share between 0 and 1"),
         ({"gold_error": 1.5}, "embedded.gold_error = 1.5: use a share between 0 and 1"),
         ({"verifier_error": -0.1}, "embedded.verifier_error = -0.1"),
+        ({"verifier_error_icc": 2.0}, "embedded.verifier_error_icc = 2.0: use a share between 0 and 1"),
+        ({"verifier_hole_rate": 2.0}, "embedded.verifier_hole_rate = 2.0: use a share between 0 and 1"),
+        ({"verifier_hole": "wide"}, "verifier_hole = 'wide': use none, short, long, round, large, phrase, copy"),
         ({"wrong_step": 0.5, "nonsense": 0.5, "shortcut": 0.5}, "may add up to at most 1"),
     ],
 )
-def test_refuses_dials_out_of_range(options: dict[str, float], message: str) -> None:
+def test_refuses_dials_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as error:
-        EmbeddedOptions(**options)  # type: ignore[arg-type]
+        EmbeddedOptions(**options)
     assert message in str(error.value)

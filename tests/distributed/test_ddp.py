@@ -94,7 +94,7 @@ class ByPlace(Scorer):
 def classes(prompts: Sequence[str], completions: Sequence[str], **_: object) -> dict[str, list[Any]]:
     """A truth that depends on the text alone and finds all classes."""
     kinds = [CHAIN_CLASSES[zlib.crc32(text.encode()) % len(CHAIN_CLASSES)] for text in completions]
-    return {"answer": list(completions), "correct": [kind != "wrong" for kind in kinds], "chain": kinds}
+    return {"answer": list(completions), "correct": [kind not in ("wrong", "hacked") for kind in kinds], "chain": kinds}
 
 
 @pytest.fixture

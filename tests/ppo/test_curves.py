@@ -29,6 +29,7 @@ def test_rollout_curves_by_hand() -> None:
         "ppo/entropy": pytest.approx(2.0),
         "ppo/explained_variance": pytest.approx(1 - 0.25 / 1.0),
         "accuracy/em": pytest.approx(3 / 5),
+        "accuracy/hacked": 0.0,
         "accuracy/no_answer": pytest.approx(1 / 5),
         "accuracy/unverifiable": 0.0,
         "accuracy/false_positive": pytest.approx(2 / 3),
@@ -41,7 +42,8 @@ def test_rollout_curves_by_hand() -> None:
 def test_a_share_of_nothing_is_left_out() -> None:
     extras = {"chain": ["wrong"] * 3, "correct": [False] * 3, "answer": ["1"] * 3}
     curves = rollout_curves(make_episodes(3, extras=extras))
-    assert {name for name in curves if name.startswith("accuracy/")} == {"accuracy/em", "accuracy/no_answer"}
+    left = {name.removeprefix("accuracy/") for name in curves if name.startswith("accuracy/")}
+    assert left == {"em", "hacked", "no_answer"}
     extras = {"chain": ["unverifiable"] * 3, "correct": [True] * 3, "answer": ["1"] * 3}
     curves = rollout_curves(make_episodes(3, extras=extras))
     assert curves["accuracy/unverifiable"] == 1.0
@@ -55,6 +57,13 @@ def test_what_cannot_be_checked_counts_neither_as_faithful_nor_as_unfaithful() -
     assert curves["accuracy/em"] == pytest.approx(4 / 5)
     assert curves["accuracy/unverifiable"] == pytest.approx(2 / 4)
     assert curves["accuracy/false_positive"] == curves["accuracy/wrong_step"] == pytest.approx(1 / 2)
+
+
+def test_what_passes_through_the_hole_is_counted_among_all_and_stays_wrong() -> None:
+    chains, right = ["faithful", "hacked", "hacked", "wrong"], [True, False, False, False]
+    curves = rollout_curves(make_episodes(4, extras={"chain": chains, "correct": right, "answer": ["1"] * 4}))
+    assert (curves["accuracy/em"], curves["accuracy/hacked"]) == (0.25, 0.5)
+    assert curves["accuracy/false_positive"] == 0.0
 
 
 def test_a_critic_worse_than_the_mean_is_below_zero() -> None:

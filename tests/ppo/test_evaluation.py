@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from ippo.data import Columns, EmbeddedOptions, embedded_task
 from ippo.ppo.evaluation import Evaluation
@@ -82,8 +83,24 @@ def test_what_is_unfinished_is_wrong_in_every_figure_and_does_not_vote() -> None
         "mv": 1.0,
         "pass@k": 1.0,
         "unverifiable": 1.0,  # and so there is no share of unfaithful ones
+        "hacked": 0.0,
         "unfinished": 0.75,
     }
+
+
+def test_what_the_verifier_believes_stands_beside_the_truth() -> None:
+    task = embedded_task(
+        EmbeddedOptions(train_size=1, gold_size=1, validation_size=1, test_size=1, verifier_hole="short")
+    )
+    row = {"answer": "9", "steps": ["4+2=6", "6+3=9"]}
+    texts = ["4+2=6\n6+3=9\n#### 9", "#### 9", "#### 3", "4+2=6\n6+3=8\n#### 8"]
+    verdicts, columns = judged(task, row, texts)
+    evaluation = Evaluation(4, task.equal, reward=True)
+    evaluation.update(verdicts, columns)
+    evaluation.update_reward(torch.tensor([1.0, 1.0, 1.0, torch.nan]))  # where no reward applies, none counts
+    found = {name: metric.compute().item() for name, metric in evaluation.metrics.items() if name != "em_greedy"}
+    assert (found["em"], found["hacked"], found["reward"]) == (0.5, 0.25, 1.0)
+    assert "reward" not in Evaluation(4, task.equal).metrics
 
 
 def any_columns(answer: str, other: str, **columns: Any) -> bool:

@@ -29,6 +29,7 @@ from ippo.callbacks import InfluenceFilterCallback
 from ippo.data import Columns, Task
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
+from ippo.ppo.options import EvaluationOptions
 from ippo.rewards import Judge
 from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
@@ -587,7 +588,7 @@ class TestEvaluation:
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, task: Task
     ) -> None:
         """Answers by decree: of six prompts, two right twice (one unfaithfully), one right once, three never; and
-        four of the most likely ones."""
+        four of the most likely ones. The reward believes nine of the twelve."""
 
         class Fixed(CountingEngine):
             def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Any:
@@ -603,7 +604,10 @@ class TestEvaluation:
             greedy.append(row["solution"] if place < 4 else "?")
             right, shortcut, wrong = row["solution"], f"#### {row['answer']}", "#### 99"
             texts += {0: [right, right], 1: [shortcut, shortcut], 2: [wrong, right]}.get(place, [wrong, "?"])
-        module = make_module()
+        asked = EvaluationOptions(samples=2, reward=True)
+        module = make_module(
+            evaluation=asked, reward=lambda completions, **_: [float("#" in one) for one in completions]
+        )
         module.engine = Fixed(module.tokenizer)
         (scores,) = make_trainer().test(module, data, verbose=False)
         assert scores == {
@@ -613,7 +617,9 @@ class TestEvaluation:
             "test/pass@k": pytest.approx(3 / 6),
             "test/false_positive": pytest.approx(2 / 5),
             "test/unverifiable": 0.0,
+            "test/hacked": 0.0,
             "test/unfinished": 0.0,
+            "test/reward": pytest.approx(9 / 12),
         }
 
     def test_how_often_it_judges_changes_nothing_that_is_learned(
@@ -669,7 +675,8 @@ class TestEvaluation:
         module = make_module(sampling=Sampling(max_new_tokens=1))  # nothing ends, and so nothing is right
         for _ in range(2):  # and nothing of one test is left for the next
             (scores,) = make_trainer().test(module, data, verbose=False)
-            assert set(scores) == {f"test/{name}" for name in ("em", "em_greedy", "mv", "pass@k", "unfinished")}
+            shares = ("em", "em_greedy", "mv", "pass@k", "hacked", "unfinished")
+            assert set(scores) == {f"test/{name}" for name in shares}
             assert scores["test/em"] == 0.0
 
     def test_stopping_is_said_where_it_happens(self, make_module: MakeModule, make_trainer: MakeTrainer) -> None:

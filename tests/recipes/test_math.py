@@ -89,7 +89,8 @@ class TestWhatARunLeaves:
         found = summary(finished)
         assert found.keys() >= {"sft", "trained", "iterations", "stopped_by", "seed", "device", "versions"}
         for scores in (found["sft"], found["trained"]):
-            assert scores.keys() == {"em", "em_greedy", "mv", "pass_at_k", "false_positive", "unverifiable", "k", "n"}
+            shares = {"em", "em_greedy", "mv", "pass_at_k", "false_positive", "unverifiable", "hacked", "reward"}
+            assert scores.keys() == {*shares, "k", "n"}
             assert (scores["k"], scores["n"]) == (2, 4)
             assert all(0 <= scores[name] <= 1 for name in ("em", "mv", "pass_at_k"))
             of_the_right = (scores["false_positive"], scores["unverifiable"])

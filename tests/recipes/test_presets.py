@@ -94,7 +94,8 @@ def test_every_preset_runs_from_end_to_end(
     ]
     assert RECIPES.get(task, math.main)([*arguments, *SMALL]) == 0
     found = json.loads((tmp_path / "summary.json").read_text())
-    assert found["trained"].keys() == {"em", "em_greedy", "mv", "pass_at_k", "false_positive", "unverifiable", "k", "n"}
+    shares = {"em", "em_greedy", "mv", "pass_at_k", "false_positive", "unverifiable", "hacked"}
+    assert found["trained"].keys() == {*shares, "k", "n"}
     assert (found["trained"]["n"], len(found["iterations"])) == (2, 1)
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert config["ppo"]["kl_estimator"] == "k3"  # the family's file and pretrained.yaml do hold

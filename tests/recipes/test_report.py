@@ -14,19 +14,23 @@ TESTED = {
     "test/pass@k": 0.3,
     "test/false_positive": 0.4,
     "test/unverifiable": 0.0,
+    "test/hacked": 0.0,
     "test/other": 9.0,
 }
 
 
 def test_scores_stand_under_the_names_of_the_summary() -> None:
     shares = {"em": 0.1, "em_greedy": 0.15, "mv": 0.2, "pass_at_k": 0.3, "false_positive": 0.4, "unverifiable": 0.0}
-    expected = {**shares, "k": 8, "n": 256}
+    expected = {**shares, "hacked": 0.0, "k": 8, "n": 256}
     assert scores(TESTED, samples=8, problems=256) == expected
+    asked = {**TESTED, "test/reward": 0.7}
+    assert scores(asked, samples=8, problems=256) == {**expected, "reward": 0.7}
 
 
 def test_the_report_shows_both_policies_the_time_and_why_it_ended() -> None:
     sft = scores(TESTED, 8, 256)
-    trained = scores({name: value + 0.5 for name, value in TESTED.items()} | {"test/unverifiable": 0.0}, 8, 256)
+    none = {"test/unverifiable": 0.0, "test/hacked": 0.0}
+    trained = scores({name: value + 0.5 for name, value in TESTED.items()} | none, 8, 256)
     seconds = {"rollout": 10.0, "scoring": 2.0, "update": 4.0}
     shares = ("em", "kept_fraction", "effective_sample_size")
     iterations = [{**dict.fromkeys(shares, share), "seconds": seconds} for share in (0.2, 0.6)]
@@ -54,6 +58,8 @@ def test_the_report_shows_both_policies_the_time_and_why_it_ended() -> None:
     for words in ("2 iterations", "40% of the episodes kept", "no episode survived"):
         assert words in text
     assert "checkable" not in text
+    assert "hole" not in text
+    assert "reward" not in text
     assert "No rollout was right" not in text
 
 
@@ -65,6 +71,16 @@ def test_the_report_says_so_where_no_rollout_was_right() -> None:
     print_report(summarise(nothing, nothing, [iteration] * 2, "max_epochs", 3), 1.0, Console(file=screen, width=200))
     text = " ".join(screen.getvalue().split())
     assert "No rollout was right, so there was nothing to learn from: warm-start longer (--sft.steps)" in text
+
+
+def test_what_the_verifier_believes_and_what_it_lets_by_stand_beside_the_truth() -> None:
+    gamed = scores({**TESTED, "test/hacked": 0.75, "test/reward": 0.875}, 8, 256)
+    screen = io.StringIO()
+    print_scores({"": gamed}, Console(file=screen, width=200))
+    lines = [" ".join(line.replace("│", " ").split()) for line in screen.getvalue().splitlines()]
+    assert "reward: what the verifier believes 0.875" in lines
+    assert "EM 0.100" in lines
+    assert "wrong, through the verifier's hole 0.750" in lines
 
 
 def test_what_could_not_be_checked_is_shown_and_never_passes_for_faithful() -> None:

@@ -102,13 +102,14 @@ class FilterCurves:
 
 def kept_by_class(chains: Sequence[str], kept: Sequence[bool]) -> dict[str, float]:
     """Share that survives among right answers by faithful chains, right answers by unfaithful ones, and wrong answers;
-    chains that could not be checked are a group of their own, where there are any.
+    chains that could not be checked, and answers that passed through a verifier's hole, are groups of their own, where
+    there are any.
 
     Example:
         >>> kept_by_class(["faithful", "shortcut", "wrong", "wrong"], [True, False, True, False])
         {'kept_correct': 1.0, 'kept_false_positive': 0.0, 'kept_wrong': 0.5}
     """
-    kinds = {"faithful": "kept_correct", "wrong": "kept_wrong", "unverifiable": "kept_unverifiable"}
+    kinds = {"faithful": "kept_correct"} | {kind: f"kept_{kind}" for kind in ("wrong", "unverifiable", "hacked")}
     members: dict[str, list[bool]] = {}
     for chain, stays in zip(chains, kept, strict=bool(chains)):
         members.setdefault(kinds.get(chain, "kept_false_positive"), []).append(stays)

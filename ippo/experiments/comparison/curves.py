@@ -12,6 +12,8 @@ from ippo.experiments.comparison.cells import Summary
 
 _TITLES = {
     "em": "EM of the rollouts",
+    "reward": "mean reward: what the verifier believes",
+    "hacked": "wrong, through the verifier's hole",
     "false_positive": "unfaithful share of right answers",
     "kept_fraction": "kept fraction",
     "effective_sample_size": "effective sample size",
@@ -26,13 +28,13 @@ def plot(runs: Mapping[str, Sequence[Summary]], path: Path, width: int = 5) -> N
         path: of the PNG.
         width: of the moving mean.
     """
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    for axis, (key, title) in zip(figure.subplots(2, 2).flat, _TITLES.items(), strict=True):
+    figure = Figure(figsize=(14, 7), layout="constrained")
+    for axis, (key, title) in zip(figure.subplots(2, 3).flat, _TITLES.items(), strict=True):
         for label, of_arm in runs.items():
             length = min(len(run["iterations"]) for run in of_arm)
             if not length:
                 continue
-            curve = np.mean([[one[key] or 0.0 for one in run["iterations"][:length]] for run in of_arm], axis=0)
+            curve = np.mean([[one.get(key) or 0.0 for one in run["iterations"][:length]] for run in of_arm], axis=0)
             wide = max(1, min(width, length // width))  # of a short run every point is shown
             smooth = np.convolve(curve, np.ones(wide) / wide, mode="valid")
             axis.plot(np.arange(len(smooth)) + wide - 1, smooth, label=label, marker=None if length > 20 else ".")

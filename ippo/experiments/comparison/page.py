@@ -16,6 +16,7 @@ from ippo.experiments.comparison.cells import Summary
 from ippo.experiments.comparison.statistics import (
     FIGURES,
     QUALITY,
+    TESTED,
     Figure,
     best,
     common_budget,
@@ -93,7 +94,8 @@ def results(comparison: Comparison) -> dict[str, Any]:
         "budgets": comparison.budgets,
         "runs": {
             arm: [
-                {name: figure(run) for name, figure in FIGURES.items()} | {"stopped_by": run["stopped_by"]}
+                {name: found for name, figure in FIGURES.items() if not np.isnan(found := figure(run))}
+                | {"stopped_by": run["stopped_by"]}
                 for run in runs
             ]
             for arm, runs in comparison.runs.items()
@@ -110,7 +112,7 @@ def report(comparison: Comparison) -> str:
     """The page as Markdown."""
     start = [run["sft"] for run in next(iter(comparison.runs.values()))]
     k, n = start[0]["k"], start[0]["n"]
-    sft = [f"{np.mean(comparison.judged(SFT, FIGURES[name])):.3f}" for name in QUALITY]
+    sft = [shown(float(np.mean(comparison.judged(SFT, FIGURES[name])))) for name in TESTED]
     blank = [""] * (len(FIGURES) - len(sft))
     others = [arm for arm in comparison.runs if arm != comparison.base]
     quality = {name: FIGURES[name] for name in QUALITY}
@@ -121,7 +123,9 @@ def report(comparison: Comparison) -> str:
         "",
         f"Means over {len(comparison.seeds)} seeds. EM, MV@{k} and Pass@{k} are of {k} answers to each of {n} test "
         "problems, *greedy EM* is of one answer to each, every token the likeliest; "
-        "*unfaithful* is the share of its right answers that are reached by unfaithful reasoning. All arms of a seed "
+        "*unfaithful* is the share of its right answers that are reached by unfaithful reasoning, *hacked* the share "
+        "of all answers that are wrong and pass through a hole of the training verifier, *reward* what that verifier "
+        "gives to the answers that EM is of. All arms of a seed "
         "start from one warm start, which is the arm *SFT*, and generate as many episodes an iteration. Seconds are of "
         "one thread, with other runs beside it.",
         "",
@@ -145,13 +149,16 @@ def report(comparison: Comparison) -> str:
 
 
 def screen(comparison: Comparison) -> Table:
-    """What fits on a screen: EM and the unfaithful share of each arm, and how far they are from the base."""
+    """What fits on a screen: EM of each arm, its unfaithful share or, where the verifier was gamed, its hacked one, and
+    how far they are from the base."""
+    gamed = any(FIGURES["hacked"](run) for runs in comparison.runs.values() for run in runs)
+    second = "hacked" if gamed else "unfaithful"
     grid = Table(title=f"{len(comparison.seeds)} seeds, minus {comparison.arms[comparison.base].label} in pairs, 95 %")
-    for head in ("", "EM", "minus base", "unfaithful", "minus base"):
+    for head in ("", "EM", "minus base", second, "minus base"):
         grid.add_column(head, justify="right" if head else "left")
     for arm in comparison.runs:
         cells = [comparison.label(arm)]
-        for figure in (FIGURES["EM"], FIGURES["unfaithful"]):
+        for figure in (FIGURES["EM"], FIGURES[second]):
             difference = signed(*comparison.differences(arm, figure)).replace(" ", "\n", 1)
             cells += [f"{np.mean(comparison.judged(arm, figure)):.3f}", "" if arm == comparison.base else difference]
         grid.add_row(*cells)

@@ -17,6 +17,8 @@ FIGURES: dict[str, Figure] = {
     "MV": lambda run: run["trained"]["mv"],
     "Pass": lambda run: run["trained"]["pass_at_k"],
     "unfaithful": lambda run: run["trained"]["false_positive"] or 0.0,
+    "hacked": lambda run: run["trained"].get("hacked") or 0.0,
+    "reward": lambda run: run["trained"].get("reward", float("nan")),
     "iterations": lambda run: len(run["iterations"]),
     "update tokens": lambda run: sum(one["update_tokens"] for one in run["iterations"]),
     "rollout s": lambda run: _seconds(run, "rollout"),
@@ -25,8 +27,10 @@ FIGURES: dict[str, Figure] = {
     "kept": lambda run: _mean(run, "kept_fraction"),
     "effective sample": lambda run: _mean(run, "effective_sample_size"),
 }
-QUALITY = ("EM", "greedy EM", "MV", "Pass", "unfaithful")
+QUALITY = ("EM", "greedy EM", "MV", "Pass", "unfaithful", "hacked")
 """The figures of the test split, which are compared in pairs."""
+TESTED = (*QUALITY, "reward")
+"""And what the training verifier gives to the same answers, to be held against the EM; NaN where it was not asked."""
 
 
 def best(rates: Mapping[float, float]) -> float:
@@ -86,9 +90,11 @@ def shown(mean: float) -> str:
     """A figure in a table: shares with three digits, counts and seconds without.
 
     Example:
-        >>> shown(0.5918), shown(294558.2)
-        ('0.592', '294,558')
+        >>> shown(0.5918), shown(294558.2), shown(float("nan"))
+        ('0.592', '294,558', '–')
     """
+    if np.isnan(mean):
+        return "–"
     return f"{mean:.3f}" if mean < 2 else f"{mean:,.0f}"
 
 

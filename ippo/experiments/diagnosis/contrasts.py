@@ -20,7 +20,7 @@ def _of(*kinds: str) -> Callable[[Columns], Mask]:
     return lambda episodes: np.isin(episodes["chain"], kinds)
 
 
-FAITHFUL, WRONG, FALSE_POSITIVE = _of("faithful"), _of("wrong"), _of(*UNFAITHFUL)
+FAITHFUL, WRONG, FALSE_POSITIVE = _of("faithful"), _of("wrong", "hacked"), _of(*UNFAITHFUL)
 RIGHT = _of("faithful", *UNFAITHFUL)
 
 
@@ -40,6 +40,7 @@ CONTRASTS: dict[str, tuple[Callable[[Columns], Mask], Callable[[Columns], Mask]]
     "right reward, flipped reward": (lambda episodes: ~_flipped(episodes), _flipped),
     "rewarded: right, wrong": (rewarded(RIGHT), rewarded(WRONG)),
     "unrewarded: wrong, right": (unrewarded(WRONG), unrewarded(RIGHT)),
+    "rewarded: right, hacked": (rewarded(RIGHT), rewarded(_of("hacked"))),
     "rewarded: faithful, unfaithful": (rewarded(FAITHFUL), rewarded(FALSE_POSITIVE)),
     "rewarded: faithful, wrong step": (rewarded(FAITHFUL), rewarded(_of("wrong_step"))),
     "rewarded: faithful, nonsense": (rewarded(FAITHFUL), rewarded(_of("nonsense"))),
@@ -54,7 +55,8 @@ CLASSES: dict[str, Callable[[Columns], Mask]] = {
     "right by a wrong step": _of("wrong_step"),
     "right with nonsense": _of("nonsense"),
     "right by a shortcut": _of("shortcut"),
-    "wrong": WRONG,
+    "wrong": _of("wrong"),
+    "wrong, through the hole": _of("hacked"),
 }
 
 

@@ -1,13 +1,13 @@
-"""Cells of a comparison without the seconds that a process of its own needs for its imports.
-
-That a cell is a process, and what becomes of one that fails or is interrupted, is tested with processes.
-"""
+"""Cells of a comparison without the seconds that a new interpreter needs for its imports: in this process, or forked
+off it, so that signals can interrupt them. That a cell is started as a command is tested with one."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from subprocess import CompletedProcess
 from threading import Barrier, Lock
 from types import SimpleNamespace
@@ -34,3 +34,29 @@ def cells_in_process(at_a_time: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cells, "subprocess", SimpleNamespace(run=run))
         yield
+
+
+@contextmanager
+def cells_forked(said: Path) -> Iterator[None]:
+    """Runs of cells are processes of their own; what they print goes to the file ``said``."""
+
+    def run(command: list[str], **_: object) -> CompletedProcess[str]:
+        _, status = os.waitpid(fork(lambda: recipe(command[3:]), said), 0)
+        return CompletedProcess(command, os.waitstatus_to_exitcode(status), stdout="", stderr=said.read_text())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cells, "subprocess", SimpleNamespace(run=run))
+        yield
+
+
+def fork(run: Callable[[], int], said: Path) -> int:
+    """A process in which ``run`` gives the exit status, and whose output goes to the file ``said``. Returns its id."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            sys.stdout = sys.stderr = said.open("w", buffering=1)
+            status = run()
+        finally:
+            os._exit(status)
+    return child

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from in_process import cells_in_process
+from in_process import cells_forked, cells_in_process, fork
 from scipy import stats
 from small_recipe import SMALL
 
@@ -101,39 +99,47 @@ def test_a_run_that_fails_is_told_with_what_it_said(tmp_path: Path, capsys: pyte
 
 
 def test_ctrl_c_ends_it_and_a_run_that_was_interrupted_does_not_pass_for_a_whole_one(tmp_path: Path) -> None:
-    iterations = 60
+    iterations = 30
     long = [f"--trainer.max_epochs={iterations}", "--trainer.limit_val_batches=0"]
     words = ["--arms", "ppo", "--seeds", "0", "--out", str(tmp_path), *SMALL, *long]
-    script = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # as in a terminal
-    script += "from ippo.experiments.compare import main; sys.exit(main())"
-    started = subprocess.Popen(
-        [sys.executable, "-c", script, *words], start_new_session=True, stderr=subprocess.PIPE, text=True
-    )
-    while not list(tmp_path.glob("ppo-seed0/episodes/*.parquet")) and started.poll() is None:
+
+    def in_a_terminal() -> int:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with cells_forked(tmp_path / "cell.txt"):
+            return main(words)
+
+    started = fork(in_a_terminal, tmp_path / "comparison.txt")
+    while not list(tmp_path.glob("ppo-seed0/episodes/*.parquet")) and psutil.Process(started).status() != "zombie":
         time.sleep(0.01)
-    os.killpg(started.pid, signal.SIGINT)  # as a terminal does: the comparison and its runs
-    _, said = started.communicate(timeout=120)
-    assert (started.returncode, said.splitlines()[-1]) == (130, "interrupted: the same command goes on from here")
+    os.killpg(started, signal.SIGINT)  # as a terminal does: the comparison and its runs
+    _, status = os.waitpid(started, 0)
+    said = (tmp_path / "comparison.txt").read_text().splitlines()
+    assert (os.waitstatus_to_exitcode(status), said[-1]) == (130, "interrupted: the same command goes on from here")
     shorter = json.loads((tmp_path / "ppo-seed0/summary.json").read_text())
     assert 0 < len(shorter["iterations"]) < iterations
 
-    assert main(words) == 0
+    with cells_in_process(at_a_time=1):
+        assert main(words) == 0
     (whole,) = json.loads((tmp_path / "results.json").read_text())["runs"]["ppo"]
     assert whole["stopped_by"] == "max_epochs"
     assert len(json.loads((tmp_path / "ppo-seed0/summary.json").read_text())["iterations"]) == iterations
 
 
 def test_a_run_that_is_terminated_is_told_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = set(psutil.Process().children())
+
     def terminate() -> None:
         while not list(tmp_path.glob("ppo-seed0/episodes/*.parquet")):
             time.sleep(0.01)
-        (run,) = [child for child in psutil.Process().children() if "ippo.recipes.math" in child.cmdline()]
+        (run,) = set(psutil.Process().children()) - before
         run.terminate()
 
     pressing = threading.Thread(target=terminate)
     pressing.start()
     words = ["--arms", "ppo", "--seeds", "0", "--out", str(tmp_path), *SMALL, "--trainer.max_epochs=150"]
-    assert main(words) == 1
+    with cells_forked(tmp_path / "cell.txt"):
+        assert main(words) == 1
     pressing.join()
     assert "ppo-seed0 was interrupted: the same command goes on with it" in capsys.readouterr().err
     assert not (tmp_path / "report.md").exists()

@@ -40,7 +40,7 @@ class RewardHackingMonitor(L.Callback):
 
     Args:
         stop: end the training at the alarm, after the iteration that gave it.
-        patience: an alarm is given after so many iterations in a row beyond the decision interval.
+        patience: an alarm takes so many iterations that go wrong, at least.
         rewards: where the rewards of what is scored are: its entry or attribute of that name, or a function of it.
         threshold: an episode is rewarded if its reward is above this; None for the mean of the iteration's rewards.
         detector: what judges, with options of its own; None takes the defaults, with the two above.
@@ -57,7 +57,7 @@ class RewardHackingMonitor(L.Callback):
     def __init__(
         self,
         stop: bool = False,
-        patience: int = 1,
+        patience: int = 2,
         rewards: RowRewards = "rewards",
         threshold: float | None = 0.5,
         detector: RewardHackingDetector | None = None,

@@ -50,7 +50,7 @@ class RewardHackingDetector:
     A policy that has found a hole in its reward is paid for steps away from the gold solutions: more and more of the
     *rewarded* episodes have a negative score. Their number in each iteration is a step of a one-sided CUSUM for a
     proportion (Page 1954; Reynolds and Stoumbos 1999): it weighs the odds being ``odds_ratio`` times the usual ones
-    against their being as usual, and gives an alarm above ``decision_interval``. What is usual is the share in all
+    against their being as usual, and gives an alarm at ``decision_interval``. What is usual is the share in all
     iterations of the run before the present rise, as in a self-starting CUSUM (Hawkins 1987), or ``baseline`` where
     that is more. Rewards that err at random have such episodes, too, but not more and more of them.
 
@@ -59,14 +59,15 @@ class RewardHackingDetector:
         odds_ratio: the change to look for, above 1.
         decision_interval: evidence for an alarm, in nats.
         warmup: iterations before the first that may count as a rise: what is usual has to be learned.
-        patience: an alarm is given after so many iterations in a row above the decision interval.
+        patience: an alarm takes so many iterations, at least: none brings more than its part of the decision interval
+            (a winsorized CUSUM), so that a single strange one is no alarm.
         threshold: an episode is rewarded if its reward is above this; None takes the mean of the iteration's rewards,
             for rewards that are not 0 or 1.
 
     Raises:
         UsageError: if an option is out of range.
 
-    Example: twice as many oppose the gold set from iteration 3 on:
+    Example: more oppose the gold set from iteration 3 on:
 
         >>> import torch
         >>> detector = RewardHackingDetector()
@@ -82,11 +83,11 @@ class RewardHackingDetector:
 
     def __init__(
         self,
-        baseline: float = 0.3,
-        odds_ratio: float = 2.0,
+        baseline: float = 0.2,
+        odds_ratio: float = 1.5,
         decision_interval: float = 10.0,
         warmup: int = 3,
-        patience: int = 1,
+        patience: int = 2,
         threshold: float | None = 0.5,
     ) -> None:
         require(0.0 < baseline < 1.0, "baseline", baseline, "use a share between 0 and 1")
@@ -104,7 +105,6 @@ class RewardHackingDetector:
         self.figures: dict[str, float] = {}  # of the last iteration
         self._all, self._rise = [0, 0], [0, 0]  # episodes that oppose, and that count: of the run, and of the rise
         self._rise_began = 0
-        self._above = 0
 
     def update(self, rewards: Tensor, scores: Tensor, groups: Tensor | None = None) -> Alarm | None:
         """Take in an iteration.
@@ -133,7 +133,7 @@ class RewardHackingDetector:
         self._weigh(opposing, counted)
         self.figures = self._describe(rewards, scores, rewarded, groups)
         self.iterations += 1
-        if self.alarm is not None or self._above < self.patience:
+        if self.alarm is not None or self.cusum < self.decision_interval * (1 - 1e-9):  # parts of it add up to rounding
             return None
         opposing, counted = self._rise
         self.alarm = Alarm(self.iterations - 1, self._rise_began, opposing / counted, self.usual, self.cusum)
@@ -158,7 +158,6 @@ class RewardHackingDetector:
             "all": list(self._all),
             "rise": list(self._rise),
             "rise_began": self._rise_began,
-            "above": self._above,
             "alarm": None if self.alarm is None else asdict(self.alarm),
             "figures": dict(self.figures),
         }
@@ -167,7 +166,7 @@ class RewardHackingDetector:
         """Take up what :meth:`state_dict` gave."""
         self.iterations, self.cusum = state["iterations"], state["cusum"]
         self._all, self._rise = list(state["all"]), list(state["rise"])
-        self._rise_began, self._above = state["rise_began"], state["above"]
+        self._rise_began = state["rise_began"]
         self.alarm = None if state["alarm"] is None else Alarm(**state["alarm"])
         self.figures = dict(state["figures"])
 
@@ -175,13 +174,13 @@ class RewardHackingDetector:
         """One step of the CUSUM, against what was usual before."""
         if self.iterations >= self.warmup and self.usual < 1.0:  # above 1 there is nothing to rise to
             changed = with_odds(self.usual, self.odds_ratio)
-            self.cusum = cusum(self.cusum, binomial_evidence(opposing, counted, self.usual, changed))
+            evidence = binomial_evidence(opposing, counted, self.usual, changed)
+            self.cusum = cusum(self.cusum, min(evidence, self.decision_interval / self.patience))
         self._all = [self._all[0] + opposing, self._all[1] + counted]
         if self.cusum > 0:
             self._rise = [self._rise[0] + opposing, self._rise[1] + counted]
         else:
             self._rise, self._rise_began = [0, 0], self.iterations + 1
-        self._above = self._above + 1 if self.cusum > self.decision_interval else 0
 
     def _describe(self, rewards: Tensor, scores: Tensor, rewarded: Tensor, groups: Tensor | None) -> dict[str, float]:
         """The iteration's figures, without those that it has nothing for."""

@@ -27,7 +27,7 @@ QUIET, LOUD = [1.0] * 8, [-1.0, -3.0, -2.0, -8.0, -5.0, -4.0, -7.0, -6.0]
 
 def quick(**options: Any) -> RewardHackingMonitor:
     """A monitor for iterations of eight episodes: one iteration to learn what is usual, one to be sure."""
-    detector = RewardHackingDetector(baseline=0.1, odds_ratio=4.0, decision_interval=2.0, warmup=1)
+    detector = RewardHackingDetector(baseline=0.1, odds_ratio=4.0, decision_interval=2.0, warmup=1, patience=1)
     return RewardHackingMonitor(**{"detector": detector, **options})
 
 

@@ -269,7 +269,7 @@ def test_the_alarm_is_one_decision_on_the_episodes_of_both_ranks(tmp_path: Path,
 
     def fit(ranks: int, folder: Path) -> tuple[dict[str, Any], RewardHackingMonitor]:
         scored = InfluenceFilterCallback.paper(scorer=Turning(task, (10, 10)), min_survival=0.0)
-        detector = RewardHackingDetector(baseline=0.05, warmup=1, decision_interval=2.0)
+        detector = RewardHackingDetector(baseline=0.05, warmup=1, decision_interval=2.0, patience=1)
         monitor = RewardHackingMonitor(stop=True, detector=detector, directory=folder)
         return train(ranks, scored, monitor), monitor
 

@@ -14,20 +14,20 @@ from ippo.errors import UsageError
 from ippo.influence import Alarm, RewardHackingDetector
 
 
-def episodes(opposing: int, rewarded: int = 100, others: int = 50) -> tuple[Tensor, Tensor]:
+def episodes(opposing: Any, rewarded: int = 100, others: int = 50) -> tuple[Tensor, Tensor]:
     """Rewards and scores of an iteration in which so many of the rewarded episodes oppose."""
     rewards = torch.cat([torch.ones(rewarded), torch.zeros(others)])
     scores = torch.where(torch.arange(rewarded + others) < opposing, -2.0, 3.0)
     return rewards, scores
 
 
-def alarms(detector: RewardHackingDetector, counts: Iterable[int]) -> list[Alarm | None]:
+def alarms(detector: RewardHackingDetector, counts: Iterable[Any]) -> list[Alarm | None]:
     return [detector.update(*episodes(count)) for count in counts]
 
 
 class TestAlarm:
     def test_by_hand(self) -> None:
-        detector = RewardHackingDetector(baseline=0.2, odds_ratio=2.0, decision_interval=25.0, warmup=2)
+        detector = RewardHackingDetector(baseline=0.2, odds_ratio=2.0, decision_interval=25.0, warmup=2, patience=1)
         found = alarms(detector, (40, 20, 30, 60, 25, 70))
         # Usual after two: 60 of 200. The third speaks against a rise and counts: 90 of 300, odds of 3 to 7. Doubled
         # they are 6 to 7, a share of 6/13.
@@ -55,18 +55,18 @@ class TestAlarm:
 
     def test_is_given_once_and_kept(self) -> None:
         detector = RewardHackingDetector()
-        found = alarms(detector, (30, 30, 30, 90, 90, 90))
-        assert [alarm is not None for alarm in found] == [False, False, False, True, False, False]
-        assert detector.alarm is found[3]
+        found = alarms(detector, (30, 30, 30, 90, 90, 90, 90))
+        assert [place for place, alarm in enumerate(found) if alarm] == [4]
+        assert detector.alarm is found[4]
 
-    def test_waits_for_patience(self) -> None:
-        found = alarms(RewardHackingDetector(patience=3), (30, 30, 30, 60, 5, 60, 60, 60))
-        assert [place for place, alarm in enumerate(found) if alarm] == [7]
-        assert found[7] is not None
-        assert found[7].since == 5  # what came before the iteration of few is forgotten
+    @pytest.mark.parametrize("patience", [1, 2, 3, 7])
+    def test_takes_as_many_iterations_as_patience_says(self, patience: int) -> None:
+        """However bad they are."""
+        found = alarms(RewardHackingDetector(patience=patience), [30] * 3 + [100] * 9)
+        assert [place for place, alarm in enumerate(found) if alarm] == [2 + patience]
 
     def test_says_what_it_means_in_one_sentence(self) -> None:
-        (alarm,) = filter(None, alarms(RewardHackingDetector(), (30, 30, 30, 90)))
+        (alarm,) = filter(None, alarms(RewardHackingDetector(patience=1), (30, 30, 30, 90)))
         assert str(alarm) == (
             "from iteration 3 on, 90% of the rewarded episodes oppose the gold set, where 30% are usual: "
             "the reward pays for something else than the gold solutions teach"
@@ -78,10 +78,14 @@ class TestSilence:
     def test_where_nothing_changes(self, share: float) -> None:
         """Also where scores are noise: then half of the rewarded episodes oppose from the start."""
         draw = torch.Generator().manual_seed(0)
-        for _ in range(20):
-            detector = RewardHackingDetector()
-            counts = (int((torch.rand(100, generator=draw) < share).sum()) for _ in range(40))
-            assert not any(alarms(detector, counts))
+        runs = [
+            alarms(RewardHackingDetector(), ((torch.rand(100, generator=draw) < share).sum() for _ in range(40)))
+            for _ in range(25)
+        ]
+        assert sum(any(found) for found in runs) <= 1
+
+    def test_after_a_single_iteration_that_is_strange(self) -> None:
+        assert not any(alarms(RewardHackingDetector(), (30, 30, 30, 100, 30, 30, 100, 30, 30)))
 
     def test_where_fewer_and_fewer_oppose(self) -> None:
         assert not any(alarms(RewardHackingDetector(), range(60, 0, -2)))
@@ -91,7 +95,7 @@ class TestSilence:
         for _ in range(9):
             assert detector.update(torch.zeros(5), -torch.ones(5)) is None
         assert detector.figures == {
-            "usual": 0.3,
+            "usual": 0.2,
             "cusum": 0.0,
             "survival_unrewarded": 0.0,
         }

@@ -16,6 +16,7 @@ EASILY_ALARMED = [
     "--monitor.detector=RewardHackingDetector",
     "--monitor.detector.baseline=0.01",
     "--monitor.detector.warmup=1",
+    "--monitor.detector.patience=1",
     "--monitor.detector.decision_interval=1e-6",
 ]
 

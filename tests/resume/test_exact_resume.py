@@ -34,7 +34,7 @@ FILTERS: dict[str, Callable[[], list[L.Callback]]] = {
 
 
 def _easily_alarmed() -> RewardHackingMonitor:
-    return RewardHackingMonitor(detector=RewardHackingDetector(0.01, warmup=1, decision_interval=1e-3))
+    return RewardHackingMonitor(detector=RewardHackingDetector(0.01, warmup=1, decision_interval=1e-3, patience=1))
 
 
 @pytest.fixture(autouse=True)

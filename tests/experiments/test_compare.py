@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 from in_process import cells_forked, cells_in_process, fork
+from pyarrow import parquet
 from scipy import stats
 from small_recipe import SMALL
 
@@ -234,3 +236,20 @@ def test_figures_and_budgets_by_hand() -> None:
     assert within(run, 99, "tokens") == pytest.approx(0.1)  # the first update is not paid for, its rollout is
     assert within(run, 100, "tokens") == pytest.approx(0.2)
     assert within(run, 100, "tokens", last=1) == pytest.approx(0.3)
+
+
+def test_the_arm_that_only_scores_trains_as_plain_ppo(tmp_path: Path) -> None:
+    """Up to rounding: the pass that scores takes the old log-probabilities as well, by forward mode."""
+    arms = ["--arms", "ppo", "scores_default", "--seeds", "0", "--jobs", "1", "--out", str(tmp_path)]
+    with cells_in_process(at_a_time=1):
+        assert main([*arms, *SMALL, "--embedded.verifier_hole", "short"]) == 0
+    plain, scored = (
+        torch.load(next((tmp_path / f"{arm}-seed0" / "checkpoints").glob("*.ckpt")), weights_only=True)["state_dict"]
+        for arm in ("ppo", "scores_default")
+    )
+    torch.testing.assert_close(scored, plain, rtol=0.0, atol=1e-5)
+    texts = [
+        parquet.read_table(tmp_path / f"{arm}-seed0" / "episodes")["response"].to_pylist()
+        for arm in ("ppo", "scores_default")
+    ]
+    assert texts[0] == texts[1]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Union
+from typing import Any, Literal, Union
 
 from transformers import PreTrainedTokenizerBase
 
 from ippo.rollout.engines.base import RolloutEngine
+from ippo.rollout.engines.compiled import CompiledGenerate
 from ippo.rollout.engines.hf import HFGenerate
 
-EngineName = Literal["hf"]
+EngineName = Literal["hf", "compiled"]
 Engine = Union[EngineName, Callable[[PreTrainedTokenizerBase], RolloutEngine]]
 """A name, or what makes the engine of the policy's tokenizer; on the command line a ``class_path``, whose ``init_args``
 are all but the tokenizer."""
@@ -18,4 +19,8 @@ are all but the tokenizer."""
 
 def build_engine(choice: Engine, tokenizer: PreTrainedTokenizerBase) -> RolloutEngine:
     """The engine behind a name, or that which ``choice`` makes."""
-    return HFGenerate(tokenizer) if choice == "hf" else choice(tokenizer)
+    named: dict[Any, Callable[[PreTrainedTokenizerBase], RolloutEngine]] = {
+        "hf": HFGenerate,
+        "compiled": CompiledGenerate,
+    }
+    return (named[choice] if isinstance(choice, str) else choice)(tokenizer)

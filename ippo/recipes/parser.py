@@ -66,7 +66,8 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
         "--engine",
         type=Engine,
         default="hf",
-        help="What samples: hf, or the class_path of a RolloutEngine; --engine.batch_size and so on are its options.",
+        help="What samples: hf, compiled, or the class_path of a RolloutEngine, whose options are --engine.batch_size "
+        "and so on.",
     )
     parser.add_argument(
         "--filter",

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ippo.influence.parameters import is_sharded
 
@@ -42,24 +43,30 @@ class Merged:
 
     Args:
         keep: hold the merged copies between two uses, at the same addresses; costs their memory meanwhile.
+        adapters: merge them; False leaves them apart.
+        cast: under autocast, give float32 layers copies in its precision, too: what it would make at every use.
     """
 
-    def __init__(self, keep: bool = False) -> None:
-        self.keep = keep
+    def __init__(self, keep: bool = False, adapters: bool = True, cast: bool = False) -> None:
+        self.keep, self.adapters, self.cast = keep, adapters, cast
         self._copies: dict[str, nn.Module] = {}
 
     @contextmanager
     def __call__(self, policy: nn.Module) -> Iterator[None]:
         """While it lasts, each adapted layer of ``policy`` is a plain one with the merged weight. What the policy
         shares with critic and reference is not touched. Sharded parameters stay as they are, adapters apart."""
-        layers = [(name, layer) for name, layer in policy.named_modules() if isinstance(layer, LoraLayer)]
+        device = next(policy.parameters()).device.type
+        half = torch.get_autocast_dtype(device) if self.cast and torch.is_autocast_enabled(device) else None
+        layers = [(name, layer) for name, layer in policy.named_modules() if self._changes(layer, half)]
+        adapted = {f"{name}.base_layer" for name, layer in layers if isinstance(layer, LoraLayer)}
+        layers = [(name, layer) for name, layer in layers if name not in adapted]
         if not layers or any(map(is_sharded, policy.parameters())):
             yield
             return
         parents = [policy.get_submodule(name.rpartition(".")[0]) for name, _ in layers]
         try:
             for parent, (name, layer) in zip(parents, layers, strict=True):
-                setattr(parent, name.rpartition(".")[2], self._plain(name, layer))
+                setattr(parent, name.rpartition(".")[2], self._plain(name, layer, half))
             yield
         finally:
             for parent, (name, layer) in zip(parents, layers, strict=True):
@@ -67,18 +74,33 @@ class Merged:
             if not self.keep:
                 self._copies.clear()
 
+    def _changes(self, layer: nn.Module, half: torch.dtype | None) -> bool:
+        if isinstance(layer, LoraLayer):
+            return self.adapters
+        return half is not None and type(layer) in (nn.Linear, Conv1D) and layer.weight.dtype == torch.float32
+
     @torch.no_grad()
-    def _plain(self, name: str, layer: Any) -> nn.Module:
-        weight, base = merged_weight(layer), layer.get_base_layer()
+    def _plain(self, name: str, layer: Any, half: torch.dtype | None) -> nn.Module:
+        base = layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
+        new = {key: one for key, one in base._parameters.items() if one is not None}
+        if isinstance(layer, LoraLayer):
+            new["weight"] = merged_weight(layer)
+        if half is not None and type(base) in (nn.Linear, Conv1D):
+            new = {key: one.to(half) for key, one in new.items()}
         held: Any = self._copies.get(name)
-        if held is not None and held.weight.shape == weight.shape and held.weight.device == weight.device:
-            held.weight.copy_(weight)
-            return held
-        plain: Any = base.__class__.__new__(base.__class__)
-        plain.__dict__.update(base.__dict__)  # sizes and mode
-        plain._parameters = {**base._parameters, "weight": nn.Parameter(weight, requires_grad=False)}
-        self._copies[name] = plain
-        return plain
+        if held is None or not all(_alike(held._parameters[key], one) for key, one in new.items()):
+            held = base.__class__.__new__(base.__class__)
+            held.__dict__.update(base.__dict__)  # sizes and mode
+            copies = {key: nn.Parameter(one.detach().clone(), requires_grad=False) for key, one in new.items()}
+            held._parameters = {**base._parameters, **copies}
+            self._copies[name] = held
+        for key, one in new.items():
+            held._parameters[key].copy_(one)
+        return held
+
+
+def _alike(held: Tensor, new: Tensor) -> bool:
+    return (held.shape, held.dtype, held.device) == (new.shape, new.dtype, new.device)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from ippo.recipes.engines import build_engine
 from ippo.recipes.math import main
 from ippo.recipes.parser import build_parser, parse
 from ippo.rollout.engines.base import RolloutEngine
+from ippo.rollout.engines.compiled import CompiledGenerate
 from ippo.rollout.engines.hf import HFGenerate
 
 
@@ -31,6 +32,10 @@ def chosen(*words: str) -> Any:
 
 def test_hf_is_the_default(tokenizer: Any) -> None:
     assert type(build_engine(chosen(), tokenizer)) is HFGenerate
+
+
+def test_compiled_is_a_name(tokenizer: Any) -> None:
+    assert type(build_engine(chosen("--engine=compiled"), tokenizer)) is CompiledGenerate
 
 
 def test_an_engine_takes_its_options_from_the_command_line(tokenizer: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from peft import PeftModel
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import (
-    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -30,6 +30,22 @@ from ippo.rollout.prompts import encode_prompts
 from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences, pad_left, within_budget
 from ippo.rollout.soundness import minds_left_padding
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts that are answered together.
+
+    Args:
+        policy: the causal language model that answers.
+        ids, mask: [n, s] token ids, and bool, True on the prompt.
+        minds_padding: whether the policy does; then there is none.
+    """
+
+    policy: Any
+    ids: Tensor
+    mask: Tensor
+    minds_padding: bool = False
 
 
 class HFGenerate(RolloutEngine):
@@ -70,28 +86,24 @@ class HFGenerate(RolloutEngine):
         prompt_ids, prompt_mask = pad_left(ids, self.tokenizer.pad_token_id)
         prompt_ids, prompt_mask = prompt_ids.to(policy.device), prompt_mask.to(policy.device)
         width = sampling.max_new_tokens
-        batches, shared = self._batches(prompt_mask, sampling), True
-        if len(prompt_mask) and not bool(prompt_mask.all()) and minds_left_padding(policy):
-            batches, shared = self._of_one_length(prompt_mask, sampling), False
+        minds = bool(len(prompt_mask)) and not bool(prompt_mask.all()) and minds_left_padding(policy)
+        batches = (self._of_one_length if minds else self._batches)(prompt_mask, sampling)
         response_ids = prompt_ids.new_full((len(prompts), width), self.tokenizer.pad_token_id)
         logprobs = torch.zeros(response_ids.shape, dtype=torch.float32, device=policy.device)
         with (
             sole_config(self._config(sampling), policy),
-            Merged()(policy) if self.merge_adapters else nullcontext(),
-            cast_once(policy, policy.device.type),
+            self._ready(policy),
             tqdm(total=len(batches) * width, desc="rollout", unit="token", leave=False, delay=2.0, disable=None) as bar,
         ):
             for rows, columns in batches:
-                drawn = DrawnLogprobs(sampling.temperature or 1.0)
-                ids_, mask_ = prompt_ids[rows, columns], prompt_mask[rows, columns]
-                cache = shared_prefill(policy, ids_, mask_) if shared else None
-                sampled = self._sample(policy, ids_, mask_, cache, bar, drawn)
+                batch = Batch(policy, prompt_ids[rows, columns], prompt_mask[rows, columns], minds)
+                sampled, told = self._sample(batch, sampling, bar)
                 response_ids[rows, : sampled.shape[1]] = sampled
-                logprobs[rows, : sampled.shape[1]] = drawn.of(sampled)
+                logprobs[rows, : sampled.shape[1]] = told
         finished, mask = self._ends.among(response_ids).any(1), self._until_eos(response_ids)
         as_it_is = sampling.temperature > 0 and sampling.top_p == 1.0  # else tokens are drawn from another law
-        told = logprobs.masked_fill(~mask, 0) if as_it_is else None
-        return Sequences(prompt_ids, prompt_mask, response_ids, mask, finished=finished, engine_logprobs=told).trim()
+        drawn = logprobs.masked_fill(~mask, 0) if as_it_is else None
+        return Sequences(prompt_ids, prompt_mask, response_ids, mask, finished=finished, engine_logprobs=drawn).trim()
 
     def _batches(self, prompt_mask: Tensor, sampling: Sampling) -> list[tuple[Tensor, slice]]:
         """The rows of each batch, and the columns that hold their prompts."""
@@ -123,18 +135,24 @@ class HFGenerate(RolloutEngine):
             remove_invalid_values=True,  # NaN logits must not crash the draw; their episodes are dropped by name later
         )
 
-    def _sample(
-        self, policy: Any, ids: Tensor, mask: Tensor, cache: DynamicCache | None, bar: tqdm, drawn: DrawnLogprobs
-    ) -> Tensor:
-        """[n, t] response ids; ``generate`` stops as soon as every row has ended."""
-        sampled = policy.generate(
-            input_ids=ids,
-            attention_mask=mask.long(),
+    @contextmanager
+    def _ready(self, policy: Any) -> Iterator[None]:
+        """The policy as it is quickest to sample from."""
+        with Merged()(policy) if self.merge_adapters else nullcontext(), cast_once(policy, policy.device.type):
+            yield
+
+    def _sample(self, batch: Batch, sampling: Sampling, bar: tqdm) -> tuple[Tensor, Tensor]:
+        """[n, t] response ids and their log-probabilities; stops as soon as every row has ended. What follows a row's
+        end has no meaning."""
+        drawn = DrawnLogprobs(sampling.temperature or 1.0)
+        sampled = batch.policy.generate(
+            input_ids=batch.ids,
+            attention_mask=batch.mask.long(),
             stopping_criteria=StoppingCriteriaList([_Progress(bar)]),
             logits_processor=LogitsProcessorList([drawn]),
-            past_key_values=cache,
-        )
-        return sampled[:, ids.shape[1] :]
+            past_key_values=None if batch.minds_padding else shared_prefill(batch.policy, batch.ids, batch.mask),
+        )[:, batch.ids.shape[1] :]
+        return sampled, drawn.of(sampled)
 
     def _until_eos(self, ids: Tensor) -> Tensor:
         """[n, t] bool: up to and including the first token that ends a response of the policy that sampled last."""

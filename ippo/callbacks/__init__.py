@@ -11,6 +11,7 @@ from ippo.callbacks.progress import RolloutProgress, WarmStartProgress
 from ippo.callbacks.reproducible_state import ReproducibleState
 from ippo.callbacks.reward_hacking_monitor import RewardHackingMonitor
 from ippo.callbacks.run_record import RunRecord
+from ippo.callbacks.throughput import Throughput
 
 __all__ = [
     "AdaptiveKL",
@@ -24,5 +25,6 @@ __all__ = [
     "RewardHackingMonitor",
     "RolloutProgress",
     "RunRecord",
+    "Throughput",
     "WarmStartProgress",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 
 from ippo.callbacks.influence_filter import InfluenceFilterCallback
+from ippo.callbacks.throughput import Throughput
 
 
 class RunRecord(L.Callback):
@@ -40,6 +41,7 @@ class RunRecord(L.Callback):
                     "scoring": sum(one.seconds for one in filters),
                     "update": logged.get("time/update", 0.0),
                 },
+                "speed": next((one.last for one in callbacks if isinstance(one, Throughput)), {}),
             }
         )
 

@@ -32,19 +32,20 @@ def stopwatch(module: L.LightningModule, phase: str, already: float = 0.0, log: 
         log: False only takes the time.
     """
     global _inner
-    lap, outer, start = Lap(), _inner, _now(module.device)
+    lap, outer, start = Lap(), _inner, now(module.device)
     _inner = 0.0
     try:
         yield lap
     finally:
-        whole = _now(module.device) - start
+        whole = now(module.device) - start
         lap.seconds = whole - _inner + already
         _inner = outer + whole
     if log:
         module.log(f"time/{phase}", lap.seconds)
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """Seconds of a clock, once a GPU has done what it was asked to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

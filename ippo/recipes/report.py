@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import platform
+import statistics
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -97,6 +99,8 @@ def print_report(summary: dict[str, Any], warm_start_seconds: float, console: Co
     )
     kept = sum(one["kept_fraction"] for one in iterations) / max(1, len(iterations))
     console.print(f"Time: {spent}.")
+    if fast := speed([one.get("speed", {}) for one in iterations]):
+        console.print(f"Speed: {fast}.")
     console.print(
         f"{len(iterations)} iterations, on average {kept:.0%} of the episodes kept; "
         f"stopped by: {summary['stopped_by']}."
@@ -106,6 +110,28 @@ def print_report(summary: dict[str, Any], warm_start_seconds: float, console: Co
             "No rollout was right, so there was nothing to learn from: warm-start longer (--sft.steps), give responses "
             "more room (--sampling.max_new_tokens), or take a stronger policy (--policy)."
         )
+
+
+def speed(iterations: Sequence[Mapping[str, float]]) -> str:
+    """The medians of all iterations but the first, which compiles and warms up, and the most memory of any.
+
+    Example:
+        >>> speed([{"time/iteration": 9.0}, {"time/iteration": 2.0, "time/rollout_tokens": 5e3, "time/memory": 1.25}])
+        'rollout 5,000 tokens a second, an iteration 2 s, at most 1.2 GiB'
+    """
+    found = {}
+    for name in dict.fromkeys(name for one in iterations for name in one):
+        values = [one[name] for one in iterations[1:] or iterations if name in one]
+        found[name] = statistics.median(values) if values else math.nan
+    forms = {
+        "time/rollout_tokens": "rollout {:,.0f} tokens a second",
+        "time/update_tokens": "update {:,.0f} tokens a second",
+        "time/iteration": "an iteration {:.3g} s",
+        "time/peak_share": "updates at {:.0%} of the card's peak",
+    }
+    parts = [form.format(found[name]) for name, form in forms.items() if not math.isnan(found.get(name, math.nan))]
+    memory = [one["time/memory"] for one in iterations if "time/memory" in one]
+    return ", ".join([*parts, *([f"at most {max(memory):.2g} GiB"] if memory else [])])
 
 
 def print_export(folder: Path, max_new_tokens: int, chat: bool, console: Console) -> None:

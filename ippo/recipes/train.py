@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from transformers import PreTrainedTokenizerBase
 
-from ippo.callbacks import EpisodeLogger, RunRecord
+from ippo.callbacks import EpisodeLogger, RunRecord, Throughput
 from ippo.data.prompts import PromptDataModule
 from ippo.influence.parameters import is_sharded
 from ippo.models import export
@@ -84,7 +84,8 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
         require_made_of(run.path, policy, tokenizer)
     require_sound(options, policy, tokenizer, task)
     record, judged = RunRecord(), Judged(options.evaluation.samples)
-    callbacks = [influence_filter, monitor, options.guard, EpisodeLogger(), record, judged, Begin(run, config)]
+    watching = [options.guard, EpisodeLogger(), Throughput(), record, judged]
+    callbacks = [influence_filter, monitor, *watching, Begin(run, config)]
     trainer = build_trainer(options.trainer, run, callbacks)
     console.print(f"Run directory: {run.path}")
     say_memory(options, policy, longest_prompt(tokenizer, task.train), console)

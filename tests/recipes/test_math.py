@@ -51,7 +51,7 @@ def numbers(directory: Path) -> dict[str, Any]:
     """A run's results without the seconds they took."""
     found = summary(directory)
     for iteration in found["iterations"]:
-        del iteration["seconds"]
+        del iteration["seconds"], iteration["speed"]
     return found
 
 

@@ -33,7 +33,9 @@ def test_the_report_shows_both_policies_the_time_and_why_it_ended() -> None:
     trained = scores({name: value + 0.5 for name, value in TESTED.items()} | none, 8, 256)
     seconds = {"rollout": 10.0, "scoring": 2.0, "update": 4.0}
     shares = ("em", "kept_fraction", "effective_sample_size")
-    iterations = [{**dict.fromkeys(shares, share), "seconds": seconds} for share in (0.2, 0.6)]
+    iterations = [
+        {**dict.fromkeys(shares, share), "seconds": seconds, "speed": {"time/iteration": 2.5}} for share in (0.2, 0.6)
+    ]
     summary = summarise(sft, trained, iterations, "no episode survived", seed=3)
     assert json.loads(json.dumps(summary)) == summary
 
@@ -57,6 +59,7 @@ def test_the_report_shows_both_policies_the_time_and_why_it_ended() -> None:
         assert words in text
     for words in ("2 iterations", "40% of the episodes kept", "no episode survived"):
         assert words in text
+    assert "Speed: an iteration 2.5 s." in text
     assert "checkable" not in text
     assert "hole" not in text
     assert "reward" not in text

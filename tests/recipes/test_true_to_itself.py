@@ -38,7 +38,7 @@ def summary(directory: Path) -> dict[str, Any]:
 def numbers(directory: Path) -> dict[str, Any]:
     found = summary(directory)
     for iteration in found["iterations"]:
-        del iteration["seconds"]
+        del iteration["seconds"], iteration["speed"]
     return found
 
 

@@ -175,7 +175,7 @@ def test_every_arm_trains(name: str, tmp_path: Path) -> None:
     place = f"--trainer.default_root_dir={tmp_path / name}"
     assert recipe([*cell.arguments, *SMALL, "--trainer.max_epochs=1", "--ppo.samples_per_prompt=4", place]) == 0
     iteration = json.loads((tmp_path / name / "summary.json").read_text())["iterations"][0]
-    filtered = name not in ("ppo", "ppo_ptx", "sft_gold", "grpo", "rloo")
+    filtered = name not in ("ppo", "ppo_kl", "ppo_ptx", "sft_gold", "grpo", "rloo")
     assert (iteration["seconds"]["scoring"] > 0) == filtered
     if name == "pods":
         assert iteration["kept_fraction"] == 0.5
@@ -214,6 +214,7 @@ def test_figures_and_budgets_by_hand() -> None:
         }
 
     judged = {"em": 0.5, "em_greedy": 0.7, "mv": 0.6, "pass_at_k": 0.9, "false_positive": None}
+    judged |= {"hacked": 0.25, "reward": 0.75}
     run = {"trained": judged, "iterations": [iteration(0.1, 100, 2.5, 1.0), iteration(0.3, 50, 0.5, 0.5)]}
     found = {name: figure(run) for name, figure in FIGURES.items()}
     assert found == {
@@ -222,6 +223,8 @@ def test_figures_and_budgets_by_hand() -> None:
         "MV": 0.6,
         "Pass": 0.9,
         "unfaithful": 0.0,
+        "hacked": 0.25,
+        "reward": 0.75,
         "iterations": 2,
         "update tokens": 150,
         "rollout s": 3.0,

@@ -2,6 +2,7 @@
 
     python benchmarks/alarm.py runs/holes
     python benchmarks/alarm.py runs/holes --fit 300    # options are compared on these seeds, and judged on the others
+    python benchmarks/alarm.py --simulate 200          # counts that are drawn: false alarms and delay, seed 0
 
 It reads finished runs of ``python -m ippo.recipes.math`` (and of ``ippo.experiments.compare``) below the directories
 that are named: the episode files with their scores, and each run's ``config.yaml``. Nothing is trained. A run is
@@ -240,6 +241,37 @@ def table_of_options(runs: Sequence[Run]) -> list[str]:
     return lines
 
 
+def table_of_draws(
+    runs: int, iterations: int = 40, rewarded: int = 115, rise: float = 0.15, start: int = 10
+) -> list[str]:
+    """What the detector makes of counts that are drawn, each episode by itself: of a share that stays, and of one that
+    rises. A share that stays is the hardest honest case; in training it falls as the policy learns."""
+    draw = torch.Generator().manual_seed(0)
+
+    def alarms(shares: Sequence[float]) -> list[Alarm | None]:
+        found = []
+        for _ in range(runs):
+            detector, rewards = RewardHackingDetector(), torch.ones(rewarded)
+            for share in shares:
+                detector.update(rewards, (torch.rand(rewarded, generator=draw) >= share).float() * 2 - 1)
+            found.append(detector.alarm)
+        return found
+
+    lines = [
+        f"| share that opposes | alarms in {iterations} iterations of {rewarded} rewarded episodes "
+        f"| {rise} more of them from iteration {start} on: told | iterations after, median |",
+        "|---|---|---|---|",
+    ]
+    for share in (0.1, 0.2, 0.3, 0.4, 0.48):
+        still = alarms([share] * iterations)
+        risen = alarms([share] * start + [share + rise] * (iterations - start))
+        delays = [alarm.iteration - start for alarm in risen if alarm is not None and alarm.iteration >= start]
+        false = sum(alarm is not None for alarm in still) / runs
+        told, median = len(delays) / runs, statistics.median(delays) if delays else math.nan
+        lines.append(f"| {share} | {false:.0%} | {told:.0%} | {median:+g} |")
+    return lines
+
+
 def _mean(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.3f}" if values else ""
 
@@ -258,9 +290,14 @@ def report(runs: Sequence[Run]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("places", type=Path, nargs="+", help="directories with runs below them")
+    parser.add_argument("places", type=Path, nargs="*", help="directories with runs below them")
     parser.add_argument("--fit", type=int, nargs="*", default=[], help="seeds on which the options are compared")
+    parser.add_argument("--simulate", type=int, default=0, help="draw so many runs of each kind")
     own = parser.parse_args()
+    if own.simulate:
+        print("\n".join(table_of_draws(own.simulate)))
+    if not own.places:
+        return
     runs = find(own.places)
     fitted, held_out = ([run for run in runs if (run.seed in own.fit) is chosen] for chosen in (True, False))
     if fitted:

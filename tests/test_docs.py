@@ -21,6 +21,7 @@ PAGES = (  # from this heading on
     ("README.md", "## Add it to your project"),
     ("docs/add-to-your-project.md", "# "),
     ("docs/tasks.md", "## Reward functions"),
+    ("docs/monitor.md", "# "),
 )
 ALL = [
     str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("ippo/**/*.md"))

@@ -84,14 +84,14 @@ class RewardHackingDetector:
     def __init__(
         self,
         baseline: float = 0.2,
-        odds_ratio: float = 1.5,
-        decision_interval: float = 10.0,
+        odds_ratio: float = 1.4,
+        decision_interval: float = 8.0,
         warmup: int = 3,
         patience: int = 2,
         threshold: float | None = 0.5,
     ) -> None:
         require(0.0 < baseline < 1.0, "baseline", baseline, "use a share between 0 and 1")
-        require(odds_ratio > 1.0, "odds_ratio", odds_ratio, "use a factor above 1, as 2")
+        require(odds_ratio > 1.0, "odds_ratio", odds_ratio, "use a factor above 1, as 1.5")
         require(decision_interval > 0.0, "decision_interval", decision_interval, "use a number above 0, in nats")
         require(warmup >= 0, "warmup", warmup, "use 0 or more")
         require(patience >= 1, "patience", patience, "use at least 1")

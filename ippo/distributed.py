@@ -64,6 +64,13 @@ def gather(value: Tensor) -> tuple[Tensor, slice]:
     return torch.cat(parts), slice(start, start + len(value))
 
 
+def alike_on_all_ranks(values: Tensor) -> bool:
+    """Whether every rank passes the same [n] numbers, up to rounding."""
+    rows, own = gather(values)
+    alike = len(rows) == world_size() * len(values) and bool(rows[: len(values)].isclose(rows[own], rtol=1e-4).all())
+    return total_of(int(alike), values.device) == world_size()
+
+
 def gather_texts(texts: Sequence[str], device: torch.device | str) -> list[str]:
     """All ranks' texts one after another, in the order of :func:`gather`."""
     if world_size() == 1:

@@ -35,7 +35,7 @@ def evaluation_mode(module: nn.Module, checkpointing: bool = False) -> Iterator[
             layer._gradient_checkpointing_func = function
         for part, mode in modes.items():
             if part.training != mode:
-                part.training = mode
+                object.__setattr__(part, "training", mode)  # a module's own looks for parameters and parts first
 
 
 def checkpoints_itself(part: nn.Module) -> bool:

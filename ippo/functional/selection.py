@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -208,12 +209,18 @@ def keep_like_gold(scores: Tensor, gold_scores: Tensor, fdr: float = 0.2) -> Ten
         raise ValueError(f"fdr must be a share in [0, 1), got {fdr}")
     n, m = len(scores), len(gold_scores)
     as_low = torch.searchsorted(gold_scores.to(scores).sort().values, scores, right=True)  # how many gold rows are
-    ranked, share = as_low.sort().values + 1, _exact(fdr) * (m + 1)  # exactly: a bound must not be rounded away
-    bounds = [share.numerator * k // (share.denominator * n) for k in range(1, n + 1)]
-    passed = (ranked <= torch.tensor(bounds, dtype=torch.long, device=scores.device)).nonzero()
+    ranked = as_low.sort().values + 1
+    passed = (ranked <= _step_up_bounds(fdr, m, n).to(scores.device)).nonzero()
     if not len(passed):
         return torch.ones_like(scores, dtype=torch.bool)
     return as_low + 1 > ranked[passed[-1, 0]]
+
+
+@lru_cache(64)  # of batches of one size always the same
+def _step_up_bounds(fdr: float, m: int, n: int) -> Tensor:
+    """[n] the whole numbers at most fdr k (m + 1) / n, exactly."""
+    share = _exact(fdr) * (m + 1)
+    return torch.tensor([share.numerator * k // (share.denominator * n) for k in range(1, n + 1)], dtype=torch.long)
 
 
 def _highest(scores: Tensor, count: Tensor | int) -> Tensor:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ippo.influence.direction import Losses
 from ippo.influence.forward_mode import FixedPadding
-from ippo.influence.hook_check import checked_backward, checked_derivative
+from ippo.influence.hook_check import checked_backward, checked_derivative, told_by_name
 from ippo.influence.inputs import check_losses
 from ippo.influence.jvp import call_with
 from ippo.influence.layer_formulas import Arguments, LayerFormula, find_layer_formulas, row_dots
@@ -86,32 +86,82 @@ def ghost_scores_and_norms(
     Raises:
         UncoveredLayerError: if a layer's rows cannot be told apart; no layer is ever left out.
     """
-    owners = Counter(name for formula in find_layer_formulas(module) for name in formula.names.values())
-    scores: list[Tensor] = []
-    squares: list[Tensor] = []
-    shared: dict[str, Tensor] = {}  # gradients of parameters with several uses add up before they are squared
+    sums = _ScoresAndNorms(module, direction)
+    return sums.of(checked_backward(module, lambda: losses(module, batch), sums.add))
 
-    def add(formula: LayerFormula, arguments: Arguments, b: Tensor) -> None:
-        alone = formula.runs == 1 and all(owners[name] == 1 for name in formula.names.values())
+
+class MeanGradient(NamedTuple):
+    """Of a batch.
+
+    Args:
+        gradient: the mean of its rows' gradients, for every trainable parameter.
+        losses: [n].
+        scores: [n] dot products of each row's gradient with the mean.
+        squares: [n] squared lengths of the rows' gradients.
+    """
+
+    gradient: dict[str, Tensor]
+    losses: Tensor
+    scores: Tensor
+    squares: Tensor
+
+
+def ghost_mean_gradient(module: nn.Module, losses: Losses, batch: Any) -> MeanGradient:
+    """The mean gradient of a batch and its rows' scores along it, from one forward and one backward. What the layers
+    got is held until the mean is known.
+
+    Raises:
+        UncoveredLayerError: if a layer's rows cannot be told apart; no layer is ever left out.
+    """
+    mean = {name: torch.zeros_like(parameter) for name, parameter in trainable(module).items()}
+    uses: list[tuple[LayerFormula, Arguments, Tensor]] = []
+
+    def keep(formula: LayerFormula, arguments: Arguments, b: Tensor) -> None:
+        uses.append((formula, arguments, b))
+        weights = torch.full((len(b),), 1 / len(b), device=b.device)
+        for own, gradient in formula.gradients(arguments, b, weights).items():
+            mean[formula.names[own]] += gradient
+
+    values = checked_backward(module, lambda: losses(module, batch), keep)
+    sums = _ScoresAndNorms(module, mean)
+    for use in uses:
+        told_by_name(sums.add)(*use)
+    return MeanGradient(mean, values, *sums.of(values))
+
+
+class _ScoresAndNorms:
+    """What the layers add to each row's score, and to the squared length of its gradient."""
+
+    def __init__(self, module: nn.Module, direction: Mapping[str, Tensor]) -> None:
+        self.direction = direction
+        self._owners = Counter(name for formula in find_layer_formulas(module) for name in formula.names.values())
+        self._scores: list[Tensor] = []
+        self._squares: list[Tensor] = []
+        self._shared: dict[str, Tensor] = {}  # gradients of parameters with several uses add up before they are squared
+
+    def add(self, formula: LayerFormula, arguments: Arguments, b: Tensor) -> None:
+        """A layer's use, see :data:`ippo.influence.hooks.OnGradient`."""
+        alone = formula.runs == 1 and all(self._owners[name] == 1 for name in formula.names.values())
         lengths = formula.squares(arguments, b) if alone else None
         if lengths is not None:
-            scores.append(formula.dots(arguments, b, direction))
-            squares.append(lengths)
+            self._scores.append(formula.dots(arguments, b, self.direction))
+            self._squares.append(lengths)
             return
         gradients = formula.row_gradients(arguments, b)
-        scores.append(row_dots(gradients, formula.along(direction)))
+        self._scores.append(row_dots(gradients, formula.along(self.direction)))
         for own, rows in gradients.items():
             name = formula.names[own]
-            if owners[name] == formula.runs == 1:
-                squares.append(_row_squares(rows))
+            if self._owners[name] == formula.runs == 1:
+                self._squares.append(_row_squares(rows))
             else:
-                shared[name] = shared[name] + rows if name in shared else rows
+                self._shared[name] = self._shared[name] + rows if name in self._shared else rows
 
-    values = checked_backward(module, lambda: losses(module, batch), add)
-    if not scores:
-        return torch.zeros_like(values), torch.zeros_like(values)
-    squares += [_row_squares(rows) for rows in shared.values()]
-    return torch.stack(scores).sum(0), torch.stack(squares).sum(0)
+    def of(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """[n] scores and [n] squared lengths, for [n] losses."""
+        if not self._scores:
+            return torch.zeros_like(values), torch.zeros_like(values)
+        squares = [*self._squares, *map(_row_squares, self._shared.values())]
+        return torch.stack(self._scores).sum(0), torch.stack(squares).sum(0)
 
 
 def _row_squares(rows: Tensor) -> Tensor:

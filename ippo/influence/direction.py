@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ippo.distributed import total
+from ippo.distributed import total, total_of
 from ippo.errors import UsageError, require
 from ippo.influence.inputs import check_direction, check_gold, check_rows
 from ippo.influence.parameters import trainable
@@ -65,6 +65,9 @@ class ValidationDirection(Direction):
             out, they are the gold solutions of whoever runs the training.
         loss: ``loss(module, batch) -> [n]``, one number an example, e.g. the SFT loss.
 
+    Attributes:
+        row_losses: [n] of this rank's examples, where the direction was last computed.
+
     Example:
         >>> module = nn.Linear(1, 1, bias=False)
         >>> squares = lambda module, x: (module(x) ** 2 / 2).flatten()  # gradient of a row: weight * x ** 2
@@ -79,6 +82,7 @@ class ValidationDirection(Direction):
         if batches is not None:
             check_gold(batches, loss)
         self.batches, self.loss = batches, loss
+        self.row_losses: Tensor | None = None
 
     def bind(self, host: Any) -> Direction:
         if self.batches is None:
@@ -94,7 +98,8 @@ class ValidationDirection(Direction):
         """
         if self.batches is None or self.loss is None:
             raise UsageError("direction", "ValidationDirection()", "give it batches and a loss, or bind it to a module")
-        self.mean_loss, gradient = mean_loss_and_gradient(module, self.loss, self.batches)
+        self.row_losses, gradient = losses_and_mean_gradient(module, self.loss, self.batches)
+        self.mean_loss = mean_over_ranks(self.row_losses)
         return gradient
 
 
@@ -104,20 +109,20 @@ def mean_gradient(module: nn.Module, losses: Losses, batches: Iterable[Any]) -> 
     Raises:
         UsageError: if there is no row.
     """
-    return mean_loss_and_gradient(module, losses, batches)[1]
+    return losses_and_mean_gradient(module, losses, batches)[1]
 
 
-def mean_loss_and_gradient(
+def losses_and_mean_gradient(
     module: nn.Module, losses: Losses, batches: Iterable[Any]
-) -> tuple[float, dict[str, Tensor]]:
-    """The mean loss over all rows of all batches and ranks, and its gradient.
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """[n] the losses of this rank's rows, and the gradient of the mean loss over all rows of all batches and ranks.
 
     Raises:
         UsageError: if there is no row.
     """
     parameters = trainable(module)
     sums = [torch.zeros_like(parameter) for parameter in parameters.values()]
-    loss, count = torch.zeros((), device=sums[0].device), 0
+    found = [torch.zeros(0, device=sums[0].device)]
     for batch in batches:
         with torch.enable_grad(), evaluation_mode(module, checkpointing=True):
             values = losses(module, batch)
@@ -127,12 +132,16 @@ def mean_loss_and_gradient(
                 for accumulated, gradient in zip(sums, gradients, strict=True):
                     if gradient is not None:
                         accumulated += gradient
-        loss += values.detach().sum()
-        count += len(values)
-    rows = int(total(torch.tensor(count, device=sums[0].device)))
-    require(rows > 0, "direction", "no example", "its batches are empty: give it at least one row")
-    mean = {name: total(gradient) / rows for name, gradient in zip(parameters, sums, strict=True)}
-    return float(total(loss)) / rows, mean
+        found.append(values.detach().float())
+    rows = torch.cat(found)
+    count = total_of(len(rows), rows.device)
+    require(count > 0, "direction", "no example", "its batches are empty: give it at least one row")
+    return rows, {name: total(one) / count for name, one in zip(parameters, sums, strict=True)}
+
+
+def mean_over_ranks(values: Tensor) -> float:
+    """Of all ranks' numbers the mean."""
+    return float(total(values.sum())) / total_of(len(values), values.device)
 
 
 class FittedDirection(Mapping[str, Tensor]):
@@ -159,6 +168,11 @@ class FittedDirection(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._parameters)
 
+    def is_for(self, parameters: Mapping[str, Tensor]) -> bool:
+        """Whether it was made for these very parameters, and all of them."""
+        same = (own is parameters.get(name) for name, own in self._parameters.items())
+        return len(self) == len(parameters) and all(same)
+
 
 def resolve(
     direction: Direction | Mapping[str, Tensor], module: nn.Module, buffer: Buffer | None = None
@@ -171,6 +185,8 @@ def resolve(
     Raises:
         UsageError: if a key misses or exceeds the trainable parameters, a shape differs, or a value is not finite.
     """
+    if isinstance(direction, FittedDirection) and direction.is_for(trainable(module)):  # held, and checked when made
+        return direction
     check_direction(direction)
     tensors = dict(direction) if isinstance(direction, Mapping) else direction.compute(module, buffer)
     parameters, known = trainable(module), {name for name, _ in module.named_parameters()}

@@ -89,13 +89,13 @@ def checked_backward(module: nn.Module, losses: Callable[[], Tensor], on_gradien
     try:
         if (trust := trusted.get(names)) is not None:
             try:
-                return hooked_backward(module, losses, _named(on_gradient), trust.kinds, trust.doubts)
+                return hooked_backward(module, losses, told_by_name(on_gradient), trust.kinds, trust.doubts)
             except _FirstNeighboursError:
                 pass
         trust = trusted[names] = _Trust({}, alone=False)
         if not _trial(module, losses, trust):
             del trusted[names]
-        return hooked_backward(module, losses, _named(on_gradient), trust.kinds)
+        return hooked_backward(module, losses, told_by_name(on_gradient), trust.kinds)
     except UncoveredLayerError:
         trusted.pop(names, None)
         raise
@@ -157,7 +157,7 @@ def _trial(module: nn.Module, losses: Callable[[], Tensor], trust: _Trust) -> bo
         with precision:
             return losses()
 
-    values = hooked_backward(module, watched, _named(add), doubts=trust.doubts)
+    values = hooked_backward(module, watched, told_by_name(add), doubts=trust.doubts)
     factors = _factors(values)
     expected: dict[str, float] = dict.fromkeys(groups.values(), 0.0)
     for name, gradient in _plain_gradients(module, losses, factors).items():
@@ -198,7 +198,7 @@ def _tolerance(module: nn.Module, precision: WatchPrecision) -> tuple[float, flo
     return (0.01, 1e-4) if elsewhere else (1e-3, 1e-5)  # TF32
 
 
-def _named(on_gradient: OnGradient) -> OnGradient:
+def told_by_name(on_gradient: OnGradient) -> OnGradient:
     """The same; where a formula does not take what its layer takes, the layer is refused by name."""
 
     def call(formula: LayerFormula, arguments: Arguments, b: Tensor) -> None:

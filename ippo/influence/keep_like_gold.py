@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ippo.distributed import gather, rank
+from ippo.distributed import alike_on_all_ranks, gather, rank, world_size
 from ippo.errors import UsageError, require
 from ippo.functional import keep_like_gold
-from ippo.influence.direction import Buffer, Losses
-from ippo.influence.directions import BufferDirection
+from ippo.influence.backends import ghost_mean_gradient
+from ippo.influence.direction import Buffer, Losses, losses_and_mean_gradient, resolve
+from ippo.influence.directions import BufferDirection, leave_one_out
+from ippo.influence.exact import ExactScorer
+from ippo.influence.hooks import UncoveredLayerError
 from ippo.influence.keep import KeepRule
+from ippo.influence.parameters import scored
 from ippo.influence.scorer import Scorer
 
 
@@ -66,22 +70,49 @@ class LikeGold(KeepRule):
         return keep_like_gold(scores, self._gold_scores, self.fdr)
 
 
-def gold_scores(
-    module: nn.Module, scorer: Scorer, losses: Losses, batches: Iterable[Any], direction: Mapping[str, Tensor]
-) -> Tensor:
-    """Scores of gold rows, each along the mean gradient of the others, so that none votes for itself.
+class Gold(NamedTuple):
+    """Gold rows, looked at once.
+
+    Args:
+        direction: the mean gradient over all ranks.
+        losses: [n] of this rank's rows.
+        scores: [m] each along the mean gradient of the others, so that none votes for itself; the same on all ranks.
+    """
+
+    direction: Mapping[str, Tensor]
+    losses: Tensor
+    scores: Tensor
+
+
+def look_at_gold(module: nn.Module, scorer: Scorer, losses: Losses, batches: list[Any]) -> Gold:
+    """The direction of gold rows, and what they score along it: in one pass where there is one batch of them, and hooks
+    are how ``scorer`` has scored last; else in two.
+
+    Ranks read the same rows, as a rule, and then the first one's count for all. Where their losses say that they read
+    others, as of a loader with a ``DistributedSampler``, all count.
 
     Args:
         module, scorer, losses: as rows to be judged are scored.
-        batches: of gold rows. Ranks read the same ones, as a rule, so the first rank's count for all.
-        direction: the mean gradient of these rows.
+        batches: of gold rows.
 
-    Returns:
-        [m] float32, the same on all ranks.
+    Raises:
+        UsageError: if there is no row, or the gradient is not finite.
     """
-    own = list(batches) if rank() == 0 else []
-    found = scorer.score(module, losses, own, _Others(direction))
-    return gather(found.to(next(module.parameters()).device))[0]
+    by_hooks = isinstance(scorer, ExactScorer) and scorer.choice.startswith("ghost:")
+    with scored(module, scorer.parameters):
+        if by_hooks and len(batches) == 1 and world_size() == 1:
+            try:
+                found = ghost_mean_gradient(module, losses, batches[0])
+            except UncoveredLayerError:
+                pass
+            else:
+                scores = leave_one_out(found.scores, found.squares).float()
+                return Gold(resolve(found.gradient, module), found.losses.float(), scores)
+        rows, gradient = losses_and_mean_gradient(module, losses, batches)
+        direction = resolve(gradient, module)
+        own = batches if rank() == 0 or not alike_on_all_ranks(rows.sort().values) else []
+        scores = scorer.score(module, losses, own, _Others(direction))
+        return Gold(direction, rows, gather(scores.to(rows.device))[0])
 
 
 class _Others(BufferDirection):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Union
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,22 @@ Subset = Union[int, str, None]  # in this order: a command line's "1" is a numbe
 or a regular expression that is searched in their names."""
 
 
+_scored: list[tuple[nn.Module, dict[str, nn.Parameter]]] = []
+"""What is being scored, the innermost last: nothing is frozen or thawed meanwhile, so that a module with thousands of
+parts is walked once."""
+
+_chosen: WeakKeyDictionary[nn.Module, dict[tuple[Subset, tuple[str, ...]], frozenset[str]]] = WeakKeyDictionary()
+"""What subsets of a module's trainable parameters hold, which follows from the names."""
+
+
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that require a gradient, by name; a tied one appears once.
 
     Raises:
         UsageError: if there is none, or ranks hold parts of one.
     """
+    if _scored and _scored[-1][0] is module:
+        return _scored[-1][1]
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     parted = next((name for name, parameter in parameters.items() if is_sharded(parameter)), None)
     remedy = "a score takes whole gradients: train with strategy=ddp, or without the filter where that does not fit"
@@ -41,7 +52,7 @@ def is_sharded(parameter: Tensor) -> bool:
     return isinstance(parameter, DTensor) or getattr(parameter, "_fsdp_flattened", False)
 
 
-def choose(module: nn.Module, subset: Subset) -> set[str]:
+def choose(module: nn.Module, subset: Subset) -> frozenset[str]:
     """The names of the trainable parameters in a subset.
 
     Raises:
@@ -54,9 +65,16 @@ def choose(module: nn.Module, subset: Subset) -> set[str]:
         >>> sorted(choose(model, "bias$"))
         ['1.bias']
     """
-    names = list(trainable(module))
+    names = tuple(trainable(module))
     if subset is None:
-        return set(names)
+        return frozenset(names)
+    known = _chosen.setdefault(module, {})
+    if (subset, names) not in known:
+        known[subset, names] = _found(module, subset, names)
+    return known[subset, names]
+
+
+def _found(module: nn.Module, subset: Subset, names: tuple[str, ...]) -> frozenset[str]:
     remedy = "use null for all, a number of last blocks, 'lora', or a regular expression that finds some of them"
     if isinstance(subset, int) and not isinstance(subset, bool):
         require(subset >= 1, "parameters", subset, remedy)
@@ -70,7 +88,7 @@ def choose(module: nn.Module, subset: Subset) -> set[str]:
             require(False, "parameters", subset, f"it is no regular expression: {error}")
     chosen &= set(names)
     require(bool(chosen), "parameters", subset, f"it holds no trainable parameter of {type(module).__name__}; {remedy}")
-    return chosen
+    return frozenset(chosen)
 
 
 @contextmanager
@@ -84,16 +102,17 @@ def scored(module: nn.Module, subset: Subset = None) -> Iterator[None]:
     Raises:
         UsageError: if the subset does not fit the module.
     """
-    parameters = trainable(module)
-    chosen = parameters.keys() if subset is None else choose(module, subset)
+    parameters, chosen = trainable(module), choose(module, subset)
     others = [parameter for name, parameter in parameters.items() if name not in chosen]
     for parameter in others:
         parameter.requires_grad_(False)
+    _scored.append((module, {name: parameter for name, parameter in parameters.items() if name in chosen}))
     try:
         device = next(iter(parameters.values())).device.type
         with evaluation_mode(module), _without_input_gradients(module), torch.autocast(device, enabled=False), _eager():
             yield
     finally:
+        _scored.pop()
         for parameter in others:
             parameter.requires_grad_(True)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ippo import Episodes, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback, ReproducibleState
-from ippo.callbacks.influence.held_direction import GoldBatches
+from ippo.callbacks.influence.gold_batches import GoldBatches
 from ippo.errors import UsageError
 from ippo.influence import (
     AdamPreconditioned,

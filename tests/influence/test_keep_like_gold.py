@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ippo.errors import UsageError
 from ippo.influence import ExactScorer, LikeGold, RandomMatched, RightAndRandom, ValidationDirection
-from ippo.influence.keep_like_gold import gold_scores
+from ippo.influence.keep_like_gold import look_at_gold
 
 
 class Words(nn.Module):
@@ -28,7 +28,9 @@ def losses(module: nn.Module, batch: Any) -> Tensor:
     return nn.functional.cross_entropy(module(batch[0]), batch[1], reduction="none")
 
 
-def test_each_gold_row_is_held_against_the_mean_gradient_of_the_others() -> None:
+@pytest.mark.parametrize("one_pass", [True, False])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_each_gold_row_is_held_against_the_mean_gradient_of_the_others(parts: int, one_pass: bool) -> None:
     torch.manual_seed(0)
     module, words, labels = Words(), torch.randint(5, (6, 4)), torch.randint(3, (6,))
     gradients = torch.stack(
@@ -38,10 +40,41 @@ def test_each_gold_row_is_held_against_the_mean_gradient_of_the_others() -> None
         ]
     )
     others = (gradients.sum(0) - gradients) / 5
-    batches = [(words[:4], labels[:4]), (words[4:], labels[4:])]
+    batches = [*zip(words.split(6 // parts), labels.split(6 // parts), strict=True)]
+    scorer = ExactScorer()
     direction = ValidationDirection(batches, losses).compute(module)
-    found = gold_scores(module, ExactScorer(), losses, batches, direction)
-    torch.testing.assert_close(found, (gradients * others).sum(1))
+    if one_pass:  # once hooks have scored
+        scorer.score(module, losses, batches, direction)
+    found = look_at_gold(module, scorer, losses, batches)
+    torch.testing.assert_close(found.scores, (gradients * others).sum(1))
+    torch.testing.assert_close(found.losses, losses(module, (words, labels)).detach())
+    torch.testing.assert_close(dict(found.direction), direction, rtol=1e-4, atol=1e-6)
+
+
+def test_gold_rows_that_hooks_refuse_are_scored_all_the_same() -> None:
+    """Where hooks scored the training's rows, they may refuse the gold ones: here a row needs the others."""
+    torch.manual_seed(0)
+    module, words, labels = Words(), torch.randint(5, (6, 4)), torch.randint(3, (6,))
+
+    def coupled(module: nn.Module, batch: Any) -> Tensor:
+        values = losses(module, batch)
+        return values + values.mean()
+
+    scorer = ExactScorer()
+    direction = ValidationDirection([(words, labels)], losses).compute(module)
+    scorer.score(module, losses, [(words, labels)], direction)
+    assert scorer.choice.startswith("ghost")
+    found = look_at_gold(module, scorer, coupled, [(words, labels)])
+    rows = coupled(module, (words, labels))
+    gradients = torch.stack(
+        [
+            torch.cat(
+                [part.flatten() for part in torch.autograd.grad(row, list(module.parameters()), retain_graph=True)]
+            )
+            for row in rows
+        ]
+    )
+    torch.testing.assert_close(found.scores, (gradients * (gradients.sum(0) - gradients) / 5).sum(1))
 
 
 def keeps(rule: Any, scores: list[float]) -> list[bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ippo.callbacks.influence.held_direction import GoldScores
+from ippo.callbacks.influence.held_direction import LookAtGold
 from ippo.errors import require
 from ippo.influence import (
     Direction,
@@ -18,7 +18,7 @@ from ippo.influence import (
     Scorer,
     ValidationDirection,
 )
-from ippo.influence.keep_like_gold import gold_scores
+from ippo.influence.keep_like_gold import look_at_gold
 
 
 def default_keep(unit: str, direction: Any, losses: Losses | None, scorer: Scorer) -> KeepRule:
@@ -33,7 +33,7 @@ def default_keep(unit: str, direction: Any, losses: Losses | None, scorer: Score
 
 def gold_scorer(
     keep: KeepRule, direction: Direction | Mapping[str, Any], losses: Losses | None, scorer: Scorer
-) -> GoldScores | None:
+) -> LookAtGold | None:
     """How gold rows are scored for a rule that reads their scores; None for one that does not.
 
     Raises:
@@ -43,7 +43,7 @@ def gold_scorer(
         return None
     why_not = _why_not(direction, losses, scorer)
     require(why_not is None, "keep", type(keep).__name__, f"it compares rows with gold rows: {why_not}")
-    return lambda module, batches, along: gold_scores(module, scorer, losses, batches, along)  # type: ignore[arg-type]
+    return lambda module, batches: look_at_gold(module, scorer, losses, batches)  # type: ignore[arg-type]
 
 
 def _why_not(direction: Any, losses: Losses | None, scorer: Scorer) -> str | None:

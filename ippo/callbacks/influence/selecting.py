@@ -21,7 +21,7 @@ def select_together(
 
     Args:
         scores: [n] of this rank's rows.
-        batch: the rows; their ``rewards`` and ``groups`` go to the keep rule where they have them.
+        batch: the rows, whose ``rewards`` or ``groups`` go to a keep rule that reads them.
         keep, weight: the rules.
         before: [n] the weights that the rows come with; None for 1 each.
 
@@ -35,12 +35,11 @@ def select_together(
         (tensor([ True, False]), slice(0, 2, None))
     """
     columns = {"rewards": torch.zeros_like(scores), "groups": torch.arange(len(scores), device=scores.device)}
-    for name in columns:
+    for name in columns.keys() & set(keep.reads):
         values = column(batch, name)
-        missing, rule = values is None and name in keep.reads, type(keep).__name__
-        require(not missing, "keep", rule, f"it reads {name}, but what it judges has no entry of that name")
-        if values is not None:
-            columns[name] = torch.as_tensor(values, device=scores.device)
+        rule = type(keep).__name__
+        require(values is not None, "keep", rule, f"it reads {name}, but what it judges has no entry of that name")
+        columns[name] = torch.as_tensor(values, device=scores.device)
     before = None if before is None else gather(before.to(scores))[0]
     rewards, groups = gather(columns["rewards"])[0], gather(columns["groups"])[0]
     scores, own = gather(scores)

@@ -16,7 +16,8 @@ from torch import Tensor
 from ippo.callbacks.influence.audit import Audit
 from ippo.callbacks.influence.curves import FilterCurves
 from ippo.callbacks.influence.decisions import Decisions
-from ippo.callbacks.influence.held_direction import DirectionHost, HeldDirection
+from ippo.callbacks.influence.gold_batches import DirectionHost
+from ippo.callbacks.influence.held_direction import HeldDirection
 from ippo.callbacks.influence.keep_by_gold import gold_scorer
 from ippo.callbacks.influence.options import FilterOptions
 from ippo.callbacks.influence.scored import Scored

@@ -59,7 +59,7 @@ def why_not(formula: LayerFormula, shape: torch.Size, n: int, axes: int) -> str 
 
 
 def _formula(name: str, module: nn.Module, canonical: Mapping[int, str]) -> LayerFormula | None:
-    own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+    own = {local: parameter for local, parameter in module._parameters.items() if parameter is not None}
     names = {local: canonical[id(parameter)] for local, parameter in own.items() if id(parameter) in canonical}
     if not names:
         return None

@@ -8,7 +8,8 @@ from parts import MakeTrainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ippo.callbacks.influence.held_direction import GoldBatches, HeldDirection
+from ippo.callbacks.influence.gold_batches import GoldBatches
+from ippo.callbacks.influence.held_direction import HeldDirection
 from ippo.errors import UsageError
 from ippo.influence import ValidationDirection
 
@@ -59,11 +60,11 @@ class TestAHeldDirectionIsComputedAnew:
         module.weight.data.fill_(-1.0)  # a step past the goal
         first = torch.tensor([2.0, 0.0, 1.0, 1.0])  # mean 1, standard error sqrt(2 / 3 / 4) = 0.41
         assert not direction.has_turned(first, 1)
-        assert not direction.has_turned(first - 0.57, 2)  # the error of the difference of such means is 0.58
+        assert not direction.has_turned(first - 1.15, 2)  # two errors of the difference of such means are 1.155
         assert not direction.has_turned(first + 5, 2)
         assert not direction.has_turned(torch.tensor([-99.0]), 2)  # of one row nothing is known
         assert float(direction.at(module, 2)["weight"]) == pytest.approx(2.0)  # type: ignore[index,arg-type]
-        assert direction.has_turned(first - 0.58, 2)
+        assert direction.has_turned(first - 1.16, 2)
         assert float(direction.at(module, 2)["weight"]) == pytest.approx(-1.0)  # type: ignore[index,arg-type]
 
     def test_but_not_within_an_accumulation(self) -> None:
@@ -86,6 +87,48 @@ class TestAHeldDirectionIsComputedAnew:
         assert direction.at(module, 2).keys() == {"weight", "bias"}  # type: ignore[union-attr]
         module.weight.requires_grad_(False)
         assert direction.at(module, 3).keys() == {"bias"}  # type: ignore[union-attr]
+
+
+def computed_at(direction: HeldDirection, weights: dict[int, float]) -> list[int]:
+    """The batches of 1 to 20 at which it was computed, where the module's weight is set before some of them."""
+    module, batches = nn.Linear(1, 1, bias=False), []
+    for batch in range(1, 21):
+        module.weight.data.fill_(weights.get(batch, float(module.weight)))
+        before = direction.state_dict()["held"]
+        direction.at(module, batch)
+        if before is None or before["batch"] != direction.state_dict()["held"]["batch"]:
+            batches.append(batch)
+    return batches
+
+
+class TestWhenTheGoldLossRises:
+    """From one direction to the next: one that is held for too long is followed past the goal."""
+
+    def test_it_holds_half_as_long_until_it_falls_again(self) -> None:
+        losses = ValidationDirection([torch.tensor([[1.0], [1.1]])], halves)
+        weights = {1: 2.0, 9: 3.0, 13: 4.0, 15: 1.0}  # rises at 9 and at 13, falls at 15
+        assert computed_at(HeldDirection(losses, 8), weights) == [1, 9, 13, 15, 19]
+
+    def test_not_where_it_rises_by_chance(self) -> None:
+        """One row's loss rises by more than the other's falls, but the error of their mean is larger."""
+
+        def of_two(module: nn.Module, x: Tensor) -> Tensor:
+            return module(x).flatten() * torch.tensor([1.0, -0.9])
+
+        direction = HeldDirection(ValidationDirection([torch.ones(2, 1)], of_two), 4)
+        assert computed_at(direction, {1: 1.0, 5: 2.0}) == [1, 5, 9, 13, 17]
+
+    def test_also_after_a_resume(self) -> None:
+        module = nn.Linear(1, 1, bias=False)
+        losses = ValidationDirection([torch.tensor([[1.0], [1.1]])], halves)
+        first, resumed = HeldDirection(losses, 8), HeldDirection(losses, 8)
+        for batch, weight in ((1, 2.0), (9, 3.0)):
+            module.weight.data.fill_(weight)
+            first.at(module, batch)
+        resumed.load_state_dict(first.state_dict())
+        for one in (first, resumed):
+            one.at(module, 13)  # half of eight
+            assert one.state_dict()["held"]["batch"] == 13
 
 
 def test_measuring_the_loss_moves_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,14 @@ def numbers(directory: Path) -> dict[str, Any]:
     for iteration in found["iterations"]:
         del iteration["seconds"], iteration["speed"]
     return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The first run makes its warm start, whichever tests ran before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPPO_CACHE", str(tmp_path_factory.mktemp("math-cache")))
+        yield
 
 
 @pytest.fixture(scope="module")

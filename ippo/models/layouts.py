@@ -27,11 +27,18 @@ class ModelOptions:
             ``lora`` in bfloat16 where the checkpoint has half precision.
         gradient_checkpointing: keep no activations inside a layer but run it again in the backward pass.
         value_gradient: layout ``shared`` only: whether the value loss trains the policy's trunk, too.
+        logits_at_a_time: of the vocabulary projection, in numbers; bounds memory, changes no result. None: 2^24, or on
+            a GPU what a 32nd of its memory holds (:func:`ippo.models.responses.logits_at_a_time`).
     """
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_checkpointing: bool = False
     value_gradient: bool = False
+    logits_at_a_time: int | None = None
+
+    def __post_init__(self) -> None:
+        most = self.logits_at_a_time
+        require(most is None or most >= 1, "models.logits_at_a_time", most, "use at least 1, or null")
 
 
 def prepare(policy: PreTrainedModel, layout: LayoutName, options: ModelOptions) -> PreTrainedModel:
@@ -53,6 +60,7 @@ def prepare(policy: PreTrainedModel, layout: LayoutName, options: ModelOptions) 
     for parameter in policy.parameters():  # no buffers: rotary frequencies must stay exact
         parameter.data = parameter.data.to(torch.bfloat16 if keep_half else torch.float32)
     freeze_all_but_text(policy)
+    policy.logits_at_a_time = options.logits_at_a_time  # type: ignore[assignment]
     if options.gradient_checkpointing:
         _checkpoint_layers(policy)
     return policy

@@ -17,7 +17,7 @@ from ippo.models.actor_critic import Layout
 from ippo.models.adapters import LoraOptions
 from ippo.models.configuration import text_config
 from ippo.models.layouts import LayoutName, ModelOptions, build_models
-from ippo.models.responses import LOGITS_AT_A_TIME
+from ippo.models.responses import logits_at_a_time
 
 GIB = 2**30
 
@@ -114,6 +114,7 @@ def estimate_memory(
     rollout: tuple[int, int, int],
     trunks: int = 2,
     gradient_checkpointing: bool = False,
+    at_a_time: int | None = None,
 ) -> MemoryEstimate:
     """Bytes that a run needs.
 
@@ -125,6 +126,7 @@ def estimate_memory(
             of responses.
         trunks: how many trunks hold their activations for the backward pass at a time: policy's and critic's.
         gradient_checkpointing: whether a layer keeps its input alone and runs again.
+        at_a_time: see ``ModelOptions.logits_at_a_time``.
     """
     rows, prompt, response = micro_batch
     width, length = shape.heads * shape.head_size, prompt + response
@@ -133,7 +135,8 @@ def estimate_memory(
     # its gate before and after the nonlinearity, the other factor and their product.
     layer = 6 * shape.hidden + 4 * width + 2 * kv + 4 * shape.intermediate
     whole = layer + shape.layers * shape.hidden if gradient_checkpointing else layer * shape.layers
-    logits = min(rows * response * shape.vocabulary, max(LOGITS_AT_A_TIME, rows * shape.vocabulary))
+    most = logits_at_a_time(_device(), at_a_time)
+    logits = min(rows * response * shape.vocabulary, max(most, rows * shape.vocabulary))
     count, _, new = rollout
     cache = 2 * shape.layers * kv * count * (rollout[1] + new) * shape.itemsize
     return MemoryEstimate(
@@ -162,6 +165,10 @@ def blueprint(
 def bytes_of(module: nn.Module) -> int:
     """Bytes of a module's parameters, each counted once however many parts own it."""
     return sum(parameter.numel() * parameter.itemsize for parameter in module.parameters())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def free_memory() -> int:

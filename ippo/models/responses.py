@@ -16,7 +16,7 @@ from ippo.models.trunk import head_alone, runs_apart, trunk_of, with_states
 from ippo.rollout.sequences import Sequences
 from ippo.rollout.soundness import minds_left_padding
 
-LOGITS_AT_A_TIME = 2**24  # numbers, 64 MiB in float32: what a small model's whole batch takes
+LOGITS_AT_A_TIME = 2**24  # numbers, 64 MiB in float32: what a small model's whole batch takes, and the least on a GPU
 
 
 def response_logits(policy: nn.Module, sequences: Sequences) -> Tensor:
@@ -47,8 +47,8 @@ def of_logits(policy: Any, sequences: Sequences, function: Callable[[Tensor, Ten
     """``function`` of the responses' logits, which are never all there at once if they are many.
 
     Logits are by far the largest tensor of a training step: [n, t, v] with v up to 256,000. Beyond
-    ``LOGITS_AT_A_TIME`` of them the trunk runs once, and the vocabulary projection and ``function`` for a few tokens
-    of every episode at a time; the backward pass computes these few logits again rather than keeping them all.
+    :func:`logits_at_a_time` of them the trunk runs once, and the vocabulary projection and ``function`` for a few
+    tokens of every episode at a time; the backward pass computes these few logits again rather than keeping them all.
     Both directions of differentiation pass, and hooks see the projection once for each part. A policy whose head does
     not run apart from its trunk has all its logits at once: :func:`ippo.models.trunk.runs_apart`.
 
@@ -62,7 +62,8 @@ def of_logits(policy: Any, sequences: Sequences, function: Callable[[Tensor, Ten
     """
     ids = sequences.response_ids
     numbers_a_step = max(1, len(ids)) * text_config(policy).vocab_size
-    few = ids.shape[1] * numbers_a_step <= LOGITS_AT_A_TIME
+    most = logits_at_a_time(ids.device, getattr(policy, "logits_at_a_time", None))
+    few = ids.shape[1] * numbers_a_step <= most
     if few or not runs_apart(policy, model_inputs(_corner(sequences))):
         return function(response_logits(policy, sequences), ids)
 
@@ -74,9 +75,26 @@ def of_logits(policy: Any, sequences: Sequences, function: Callable[[Tensor, Ten
         return function(head_alone(policy, with_states(answer, states), ids), ids)
 
     run = partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False) if torch.is_grad_enabled() else part
-    steps = max(1, LOGITS_AT_A_TIME // numbers_a_step)
+    steps = max(1, most // numbers_a_step)
     states = _before_responses(answer.last_hidden_state, sequences, left)
     return torch.cat([run(*each) for each in zip(states.split(steps, 1), ids.split(steps, 1), strict=True)], dim=-1)
+
+
+def logits_at_a_time(device: torch.device, asked: int | None = None) -> int:
+    """How many logits are there at once, in numbers.
+
+    On a GPU those that a 32nd part of its memory holds, at the 16 bytes that one takes with its float32 copy and both
+    gradients: small pieces leave the card waiting. Of all its memory and not of what is free, so that the same run is
+    cut into the same pieces.
+
+    Args:
+        device: where they are.
+        asked: ``models.logits_at_a_time``.
+    """
+    if asked is not None:
+        return asked
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+    return max(LOGITS_AT_A_TIME, memory // (32 * 16))
 
 
 def states_before(trunk: nn.Module, sequences: Sequences) -> Tensor:

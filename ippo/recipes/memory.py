@@ -67,6 +67,7 @@ def estimate(options: Namespace, policy: PreTrainedModel, prompt: int) -> Memory
         (max(1, drawn), prompt, response),
         trunks=1 if one_trunk else 2,
         gradient_checkpointing=options.models.gradient_checkpointing,
+        at_a_time=options.models.logits_at_a_time,
     )
 
 

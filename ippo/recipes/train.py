@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -77,6 +78,12 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
     console.quiet = rank_zero_only.rank != 0  # type: ignore[attr-defined]
     seed = options.seed_everything
     L.seed_everything(seed, verbose=False)
+    torch.set_float32_matmul_precision(options.float32_matmul_precision)
+    if options.float32_matmul_precision != "highest":
+        console.print(
+            f"Float32 products: {options.float32_matmul_precision}, which on GPUs from Ampere on rounds them to TF32, or "
+            "coarser; what that does to the scores: benchmarks/gpu.py --sections tf32."
+        )
     influence_filter = build_filter(options.filter)
     monitor = build_monitor(options.monitor, influence_filter)
     task, policy, tokenizer = load(options, recipe.tasks)

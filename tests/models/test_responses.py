@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,9 +27,9 @@ from transformers import (
 from ippo import Episodes
 from ippo.functional import token_entropy
 from ippo.influence import ExactScorer
-from ippo.models import LoraOptions, response_logits, response_logprobs
+from ippo.models import LoraOptions, ModelOptions, build_models, response_logits, response_logprobs
 from ippo.models.adapters import with_adapter
-from ippo.models.responses import response_logprobs_and_entropy
+from ippo.models.responses import logits_at_a_time, response_logprobs_and_entropy
 from ippo.rollout.sequences import Sequences
 
 
@@ -190,6 +192,25 @@ class TestInParts:
             response_logprobs(policy, rollout, 0.7).sum().backward()
         assert t > 8
         assert largest == size
+
+    def test_a_card_has_larger_pieces_of_one_size(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for gib, numbers in ((80, 80 * 2**30 // 512), (4, 2**24)):
+            card = SimpleNamespace(total_memory=gib * 2**30)
+            monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
+            assert logits_at_a_time(torch.device("cuda")) == numbers
+        assert logits_at_a_time(torch.device("cpu")) == 2**24
+        assert logits_at_a_time(torch.device("cuda"), asked=7) == 7
+
+    def test_the_option_holds_in_every_layout(self, policy: LlamaForCausalLM, rollout: Episodes) -> None:
+        n, t = rollout.response_ids.shape
+        plain = response_logprobs(policy, rollout)
+        for layout in ("separate", "shared", "lora"):
+            options = ModelOptions(logits_at_a_time=n * policy.config.vocab_size * 4)
+            models = build_models(layout, copy.deepcopy(policy), options)  # type: ignore[arg-type]
+            pieces: list[int] = []
+            models.policy.lm_head.register_forward_hook(lambda *a, found=pieces: found.append(a[2].shape[1]))
+            torch.testing.assert_close(response_logprobs(models.policy, rollout), plain, rtol=0, atol=1e-5)
+            assert max(pieces[-(t // 4) :]) == 4
 
     def test_the_trunk_is_its_own_again(
         self, policy: LlamaForCausalLM, rollout: Episodes, monkeypatch: pytest.MonkeyPatch

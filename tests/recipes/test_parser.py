@@ -3,11 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from small_recipe import SMALL
 
 from ippo.callbacks import InfluenceFilterCallback
 from ippo.errors import UsageError
 from ippo.influence import ExactScorer, PositiveScore, Proportional, RandomMatched, TracInScorer, Uniform
 from ippo.recipes.filters import build_filter
+from ippo.recipes.math import main
 from ippo.recipes.parser import build_parser, explain, parse
 from ippo.recipes.presets import preset_files
 
@@ -92,3 +95,19 @@ class TestFilter:
             chosen("--filter.nonsense", "3")
         with pytest.raises(UsageError, match="last_block"):
             chosen("--filter", "nonsense")
+
+
+def test_float32_products_are_exact_unless_asked_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_float32_matmul_precision()
+    words = [
+        "--trainer.max_epochs=0",
+        "--float32_matmul_precision=high",
+        f"--trainer.default_root_dir={tmp_path / 'r'}",
+    ]
+    try:
+        assert main([*SMALL, *words]) == 0
+        assert torch.get_float32_matmul_precision() == "high"
+        assert "Float32 products: high" in " ".join(capsys.readouterr().out.split())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert before == "highest"

@@ -81,8 +81,8 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
     torch.set_float32_matmul_precision(options.float32_matmul_precision)
     if options.float32_matmul_precision != "highest":
         console.print(
-            f"Float32 products: {options.float32_matmul_precision}, which on GPUs from Ampere on rounds them to TF32, or "
-            "coarser; what that does to the scores: benchmarks/gpu.py --sections tf32."
+            f"Float32 products: {options.float32_matmul_precision}, which on GPUs from Ampere on rounds them to TF32 "
+            "or coarser; what that does to the scores: benchmarks/gpu.py --sections tf32."
         )
     influence_filter = build_filter(options.filter)
     monitor = build_monitor(options.monitor, influence_filter)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -24,6 +26,19 @@ class UsageError(ValueError):
     def __init__(self, argument: str, value: object, remedy: str) -> None:
         self.argument, self.value, self.remedy = argument, value, remedy
         super().__init__(f"{argument} = {value!r}: {remedy}")
+
+
+def near(value: object, choices: Iterable[str]) -> str:
+    """The end of a remedy: which of the ``choices`` may have been meant; empty where none looks like it.
+
+    Example:
+        >>> near("gsm8", ["gsm8k", "math"])
+        "; did you mean 'gsm8k'?"
+        >>> near("x", ["gsm8k", "math"])
+        ''
+    """
+    found = difflib.get_close_matches(str(value), list(choices), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 class OwnAttributeErrors:

@@ -1,7 +1,19 @@
 """Tasks and the data module that feeds their prompts to PPO, one batch an iteration."""
 
 from ippo.data.embedded import EmbeddedOptions, embedded_task
+from ippo.data.file import ColumnOptions
 from ippo.data.splits import SplitOptions
 from ippo.data.task import Check, Columns, Row, Rows, Task, columns
 
-__all__ = ["Check", "Columns", "EmbeddedOptions", "Row", "Rows", "SplitOptions", "Task", "columns", "embedded_task"]
+__all__ = [
+    "Check",
+    "ColumnOptions",
+    "Columns",
+    "EmbeddedOptions",
+    "Row",
+    "Rows",
+    "SplitOptions",
+    "Task",
+    "columns",
+    "embedded_task",
+]

@@ -1,4 +1,4 @@
-"""Where a task's rows come from: the hub, or a local copy in parquet or JSON lines."""
+"""Where a task's rows come from: the hub, or a local copy in parquet, JSON lines or CSV."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ippo.errors import UsageError, require
 
 RawRows = list[dict[str, Any]]
 
-_BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+_BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 _SPLITS = {"train": "train", "test": "test", **dict.fromkeys(("validation", "valid", "val", "dev"), "validation")}
 
 
@@ -38,13 +38,14 @@ class Source:
         """The rows of each split (``train``, ``validation``, ``test``) that is there.
 
         Args:
-            path: a local parquet, JSON or JSON lines file, or a directory of them; the hub when None. The split of a
-                file is the one that its path names (``data/train-00000.parquet``, ``dev.jsonl``), else ``train``.
+            path: a local parquet, JSON, JSON lines or CSV file, or a directory of them; the hub when None. The
+                split of a file is the one that its path names (``data/train-00000.parquet``, ``dev.jsonl``), or else
+                ``train``.
 
         Raises:
             UsageError: if nothing can be read there, or a column is missing or holds no text.
         """
-        parts = self._from_hub() if path is None else self._from_files(Path(path).expanduser())
+        parts = self._from_hub() if path is None else self.tables(path)
         splits: dict[str, RawRows] = {}
         for name, table in parts:
             missing = [column for column in self.columns if column not in table.column_names]
@@ -78,9 +79,15 @@ class Source:
             parts += [(_split_in(str(name)), table) for name, table in found.items()]
         return parts
 
-    def _from_files(self, path: Path) -> list[tuple[str, Any]]:
+    def tables(self, path: str | Path) -> list[tuple[str, Any]]:
+        """What a file, or each of a directory's, holds: its split, and its table with all columns.
+
+        Raises:
+            UsageError: if nothing can be read there.
+        """
         import datasets
 
+        path = Path(path).expanduser()
         require(path.exists(), "task_path", str(path), "there is no such file or directory")
         files = [path] if path.is_file() else self._files_below(path)
         readable = [file for file in files if file.suffix in _BUILDERS]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -68,9 +68,28 @@ def task_from(
     Raises:
         UsageError: if nothing can be read, a column is missing, a split comes out empty, or two splits overlap.
     """
-    found = source.read(path)
+    return task_of(name, source.read(path), to_row, answers, str(path or source.hub), options)
+
+
+def task_of(
+    name: str,
+    found: Mapping[str, Sequence[dict[str, Any]]],
+    to_row: Callable[[dict[str, Any]], Row | None],
+    answers: AnswerFormat,
+    where: str,
+    options: SplitOptions,
+) -> Task:
+    """Make a task of what was read.
+
+    Args:
+        name, to_row, answers, options: see :func:`task_from`.
+        found: the rows of each split.
+        where: they come from, for what is said of them.
+
+    Raises:
+        UsageError: if a split comes out empty, or two splits overlap.
+    """
     usable = {split: [row for raw in rows if (row := to_row(raw)) is not None] for split, rows in found.items()}
-    where = str(path or source.hub)
     for split, rows in usable.items():
         require(bool(rows), "task_path", where, f"its {split} split has no usable row ({len(found[split])} were read)")
     useless = sum(map(len, found.values())) - sum(map(len, usable.values()))

@@ -16,20 +16,47 @@ from ippo.doctor.options import DoctorOptions
 from ippo.doctor.table import print_table, verdict
 from ippo.errors import UsageError
 from ippo.recipes.filters import build_filter
+from ippo.recipes.help import asked, name_each
 from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import preset_files
 from ippo.recipes.screen import quiet
 
+_HELP = """usage: {program} [--OPTION VALUE ...]
+
+Examine a policy and a task before training them. Exit code 1 when something is wrong.
+
+examples:
+  # the embedded task
+  {program}
+  # with the options of the run that is meant
+  {program} --task gsm8k --policy Qwen/Qwen2.5-0.5B
+
+options: those of the run, and
+  --doctor.episodes             responses that are sampled and looked at
+  --doctor.compared             episodes that are scored in every way
+  --doctor.warm_start_steps     where the run's own warm start is not yet made
+
+--help all lists every option."""
 console = Console(width=None if sys.stdout.isatty() else 160)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+_PROGRAM = "python -m ippo.doctor"
+
+
+def main(arguments: Sequence[str] | None = None, program: str = _PROGRAM) -> int:
     """Examine; returns the exit code: 0 when healthy, 1 when something is wrong, 2 for a wrong argument."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if asked(arguments) == "short":
+        print(_HELP.format(program=program))
+        return 0
     start = time.perf_counter()
     try:
-        parser = build_parser("python -m ippo.doctor", __doc__ or "", preset_files(arguments, "embedded", "tiny"))
+        parser = build_parser(program, __doc__ or "", preset_files(arguments, "embedded", "tiny"))
         parser.add_class_arguments(DoctorOptions, "doctor")
+        name_each(parser, "doctor", DoctorOptions)
+        if asked(arguments):
+            print(parser.format_help())
+            return 0
         _, options = parse(parser, arguments)
         quiet()
         task, module, needed = load_examined(options, console.print)

@@ -38,7 +38,7 @@ Key = TypeVar("Key")
 _PROGRAM = "python -m ippo.experiments.compare"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = _PROGRAM) -> int:
     """Run what is missing, and write the report.
 
     Returns:
@@ -46,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        own, rest = _parser().parse_known_args(arguments)
+        own, rest = _parser(program).parse_known_args(arguments)
         way = compare_along if own.along else compare
-        way(own, tuple(rest), shlex.join([*_PROGRAM.split(), *arguments]))
+        way(own, tuple(rest), shlex.join([*program.split(), *arguments]))
     except (UsageError, StorageError, CellError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
@@ -173,9 +173,9 @@ def _check(own: argparse.Namespace, options: tuple[str, ...], out: Path) -> None
         parse(build_parser(_PROGRAM, "", preset_files(words, "embedded", "tiny")), words)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=_PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     default = ["ppo", "ppo_ptx", "ippo_last_block", "random_within", "ippo"]
     along = "an option of the recipe and its values: compare at each of them, as --along embedded.verifier_error 0 0.25"

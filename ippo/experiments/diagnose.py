@@ -26,17 +26,17 @@ console = Console()
 _PROGRAM = "python -m ippo.experiments.diagnose"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = _PROGRAM) -> int:
     """Write ``diagnosis.md`` and ``auc.png``, and show the page.
 
     Returns:
         The exit code: 0, 2 for a wrong argument, or 1 where a file could not be written.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    own = _parser().parse_args(arguments)
+    own = _parser(program).parse_args(arguments)
     try:
         runs = [Run(path) for path in own.runs]
-        text = page.report(runs, shlex.join([*_PROGRAM.split(), *arguments]))
+        text = page.report(runs, shlex.join([*program.split(), *arguments]))
         own.out.mkdir(parents=True, exist_ok=True)
         page.plot(runs, own.out / "auc.png")
         with whole(own.out / "diagnosis.md") as unfinished:
@@ -49,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=_PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("runs", type=Path, nargs="+", help="directories of finished runs; of one arm, to be averaged")
     parser.add_argument("--out", type=Path, default=Path("runs/diagnosis"), help="where the report goes")

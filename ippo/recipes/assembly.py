@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from ippo.recipes.engines import build_engine
 from ippo.recipes.presets import policy_id
 from ippo.recipes.run_directory import RunDirectory
 from ippo.recipes.screen import console
-from ippo.recipes.tasks import load_task
+from ippo.recipes.tasks import load_task, named
 from ippo.recipes.warm_start import warm_start
 from ippo.rollout.end_tokens import declare_turn_end
 from ippo.rollout.soundness import require_causal
@@ -46,7 +47,11 @@ def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedMode
     Raises:
         UsageError: if one of them cannot be had, or a row is longer than the policy's context and is not to be dropped.
     """
-    task = load_task(options.task, options.task_path, options.splits, options.embedded, tasks)
+    task = load_task(options.task, options.task_path, options.splits, options.embedded, tasks, options.columns)
+    if options.reward is not None:
+        reward = named("reward", options.reward)
+        said = f"Its reward is {options.reward}; the figures are the task's own."
+        task = dataclasses.replace(task, reward=reward, reward_weights=None, notice=said)
     texts = [row["prompt"] + row["solution"] for row in task.train]
     place = policy_id(options.policy)
     policy, tokenizer = load_policy(place, texts, options.tiny, options.trust_remote_code, options.tokenizer)

@@ -9,8 +9,12 @@ from ippo.errors import UsageError
 from ippo.files import StorageError
 from ippo.recipes.evaluate import evaluate
 from ippo.recipes.export import export
+from ippo.recipes.help import asked, short
+from ippo.recipes.parser import parser_of
 from ippo.recipes.recipe import Recipe
 from ippo.recipes.train import train
+
+_DO = {"train": train, "evaluate": evaluate, "export": export}
 
 
 def command(recipe: Recipe, arguments: Sequence[str] | None = None) -> int:
@@ -21,16 +25,19 @@ def command(recipe: Recipe, arguments: Sequence[str] | None = None) -> int:
         arguments: its words; the program's own when None.
 
     Returns:
-        The exit code: 0, 2 for a wrong argument, or 1 where a file could not be written.
+        The exit code: 0, 2 for a wrong argument, 1 where a file could not be written, or 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    do = {"evaluate": evaluate, "export": export}.get(words[0] if words else "")
+    word = words.pop(0) if words and words[0] in _DO else "train"
     try:
-        if do is not None:
-            do(recipe, words[1:])
+        if help_of := asked(words):
+            print(short(recipe, word) if help_of == "short" else parser_of(recipe, word, []).format_help())
         else:
-            train(recipe, words)
+            _DO[word](recipe, words)
     except (UsageError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0

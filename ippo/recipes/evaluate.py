@@ -20,8 +20,8 @@ from ippo.errors import require
 from ippo.models.actor_critic import Layout
 from ippo.recipes.assembly import build_module, load, models_of, start_policy
 from ippo.recipes.judged import Judged
-from ippo.recipes.parser import build_parser, parse
-from ippo.recipes.presets import preset_files
+from ippo.recipes.parser import parse, parser_of
+from ippo.recipes.presets import told
 from ippo.recipes.recipe import Recipe
 from ippo.recipes.report import print_scores, scores, versions
 from ippo.recipes.screen import console, quiet
@@ -42,12 +42,7 @@ def evaluate(recipe: Recipe, arguments: Sequence[str]) -> None:
     Raises:
         UsageError: if an argument is wrong.
     """
-    presets = preset_files(arguments, recipe.tasks[0], recipe.policy)
-    parser = build_parser(recipe.command("evaluate"), __doc__ or "", presets)
-    parser.add_argument(
-        "--checkpoint", type=str | None, default=None, help="A run's directory, or one of its checkpoints."
-    )
-    parser.add_argument("--output", type=str | None, default=None, help="Where the results go.")
+    parser = parser_of(recipe, "evaluate", arguments)
     _, options = parse(parser, arguments)
     directory = Path("runs") / f"{recipe.name}-evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
     checkpoint = None
@@ -57,6 +52,10 @@ def evaluate(recipe: Recipe, arguments: Sequence[str]) -> None:
         parser.default_config_files = [*parser.default_config_files, str(run / "config.yaml")]
         _, options = parse(parser, arguments)
         directory = run / "evaluation"
+    else:
+        policy = told(arguments).get("policy") or told(arguments).get("preset")
+        remedy = "say which model to judge: --checkpoint RUN_DIRECTORY, or --policy HUB_ID_OR_DIRECTORY"
+        require(policy is not None and policy != "tiny", "checkpoint", None, remedy)
     results = judge(options, checkpoint, recipe.tasks, Path(options.output or directory))
     print_scores({"": results["scores"]}, console)
     console.print(

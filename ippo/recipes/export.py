@@ -11,8 +11,7 @@ from ippo.errors import require
 from ippo.models import export as write
 from ippo.recipes.assembly import build_module, load
 from ippo.recipes.evaluate import find_checkpoint, started_models
-from ippo.recipes.parser import build_parser, parse
-from ippo.recipes.presets import preset_files
+from ippo.recipes.parser import parse, parser_of
 from ippo.recipes.recipe import Recipe
 from ippo.recipes.report import print_export
 from ippo.recipes.screen import console, quiet
@@ -24,12 +23,7 @@ def export(recipe: Recipe, arguments: Sequence[str]) -> None:
     Raises:
         UsageError: if an argument is wrong, or the run's start cannot be found.
     """
-    presets = preset_files(arguments, recipe.tasks[0], recipe.policy)
-    parser = build_parser(recipe.command("export"), __doc__ or "", presets)
-    parser.add_argument(
-        "--checkpoint", type=str | None, default=None, help="A run's directory, or one of its checkpoints."
-    )
-    parser.add_argument("--output", type=str | None, default=None, help="The directory to write.")
+    parser = parser_of(recipe, "export", arguments)
     _, options = parse(parser, arguments)
     for name in ("checkpoint", "output"):
         require(options[name] is not None, name, None, f"say --{name} DIRECTORY")

@@ -9,7 +9,7 @@ from ippo.recipes.command import command
 from ippo.recipes.recipe import Recipe
 
 RECIPE = Recipe(
-    "math", __doc__ or "", tasks=("embedded", "gsm_symbolic", "gsm8k", "math", "collegemath"), policy="tiny"
+    "math", __doc__ or "", tasks=("embedded", "gsm_symbolic", "gsm8k", "math", "collegemath", "file"), policy="tiny"
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Union
@@ -12,14 +11,17 @@ from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ippo.callbacks import InfluenceFilterCallback, NumericGuard, RewardHackingMonitor
-from ippo.data import EmbeddedOptions, SplitOptions
+from ippo.data import ColumnOptions, EmbeddedOptions, SplitOptions
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
 from ippo.models import LayoutName, LoraOptions, ModelOptions, TinyOptions
 from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.recipes.engines import Engine
+from ippo.recipes.explain import explain, located, require_readable
 from ippo.recipes.filters import NAMED, FilterName, changes, in_full
-from ippo.recipes.presets import names
+from ippo.recipes.help import DOES, name_each
+from ippo.recipes.presets import names, preset_files
+from ippo.recipes.recipe import Recipe
 from ippo.rollout.sampling import Sampling
 from ippo.sft import SFTOptions
 
@@ -46,7 +48,13 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
         "--task",
         type=str,
         default="embedded",
-        help="Which problems to learn: a name, or module:function of yours that returns an ippo.data.Task.",
+        help="Which problems to learn: a name, file (your rows), or module:function of yours that returns a Task.",
+    )
+    parser.add_argument(
+        "--reward",
+        type=str | None,
+        default=None,
+        help="module:function of yours in place of the task's reward: reward(prompts, completions, **columns).",
     )
     parser.add_argument(
         "--task_path", type=str | None, default=None, help="A local copy of the task's data set: file or directory."
@@ -92,6 +100,7 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
     for name, options in (
         ("data", PromptOptions),
         ("splits", SplitOptions),
+        ("columns", ColumnOptions),
         ("models", ModelOptions),
         ("lora", LoraOptions),
         ("ppo", PPOOptions),
@@ -104,7 +113,26 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
         ("tiny", TinyOptions),
     ):
         parser.add_class_arguments(options, name)
+        name_each(parser, name, options)
     parser.add_lightning_class_args(L.Trainer, "trainer")
+    name_each(parser, "trainer", L.Trainer.__init__)
+    return parser
+
+
+def parser_of(recipe: Recipe, word: str, arguments: Sequence[str]) -> LightningArgumentParser:
+    """The parser of one of a recipe's words, with the presets that the command line names.
+
+    Args:
+        recipe: whose command line it is.
+        word: ``train``, ``evaluate`` or ``export``.
+        arguments: what follows the word.
+    """
+    presets = preset_files(arguments, recipe.tasks[0], recipe.policy)
+    parser = build_parser(recipe.command(word), DOES[word], presets)
+    if word != "train":
+        checkpoint, output = "A run's directory, or one of its checkpoints.", "The directory to write."
+        parser.add_argument("--checkpoint", type=str | None, default=None, help=checkpoint)
+        parser.add_argument("--output", type=str | None, default=None, help=output)
     return parser
 
 
@@ -114,6 +142,7 @@ def parse(parser: LightningArgumentParser, arguments: Sequence[str]) -> tuple[Na
     Raises:
         UsageError: if one is unknown or out of range.
     """
+    require_readable(arguments)
     others, of_filter = changes(arguments)
     try:
         if of_filter:  # a name has no options that they could change, what it stands for has
@@ -122,10 +151,15 @@ def parse(parser: LightningArgumentParser, arguments: Sequence[str]) -> tuple[Na
             arguments = [*others, *named, *of_filter]
         config = parser.parse_args(arguments)
         return config, parser.instantiate(config)
-    except UsageError:
-        raise
+    except UsageError as error:
+        raise located(error, arguments) from error
     except (ArgumentError, TypeError, ValueError) as error:
-        raise explain(str(error)) from error
+        raise located(explain(str(error), options_of(parser)), arguments) from error
+
+
+def options_of(parser: LightningArgumentParser) -> list[str]:
+    """The names of all options, without their dashes."""
+    return [name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")]
 
 
 def in_writing(parser: LightningArgumentParser, config: Namespace) -> str:
@@ -134,28 +168,3 @@ def in_writing(parser: LightningArgumentParser, config: Namespace) -> str:
     written.resume, written.trainer.default_root_dir = False, None
     written.pop("config", None)
     return parser.dump(written, skip_unset=False)  # an option that is set to null may have a default that is not
-
-
-def explain(message: str) -> UsageError:
-    """One line out of jsonargparse's many: the argument, what it got, and what it takes.
-
-    Example:
-        >>> print(explain('Parser key "ppo.lam":\\n  Errors:\\n    - Expected a <class float>\\n  Given value: often'))
-        ppo.lam = 'often': expected a <class float>
-        >>> print(explain('Parser key "filter":\\n  - min_survival = 3.0: use a share between 0 (never stop) and 1'))
-        filter.min_survival = '3.0': use a share between 0 (never stop) and 1
-    """
-    key = re.search(r'key "([^"]+)"', message)
-    argument = key[1] if key else "command line"
-    if own := re.findall(r"^[ -]*(\w+) = (.+?): (.+)$", message, re.MULTILINE):  # one of our own checks, inside a class
-        name, value, remedy = own[-1]
-        return UsageError(f"{argument}.{name}" if key else name, value, remedy)
-    if nested := re.search(r"NestedArg\(key='(.+?)', val='(.*?)'\)", message):
-        return UsageError(
-            f"{argument}.{nested[1]}", nested[2], f"what is chosen has no such option: see --{argument}.help"
-        )
-    expected = dict.fromkeys(re.findall(r"Expected (.+?)(?:: |[.] |$)", message, re.MULTILINE))
-    given = re.findall(r"(?:Given value|Got value): (.*)", message)
-    if expected and given:
-        return UsageError(argument, given[-1], "expected " + ", or ".join(expected))
-    return UsageError("command line", " ".join(message.split()), "see --help for all options")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ippo.recipes.command import command
 from ippo.recipes.recipe import Recipe
 
-RECIPE = Recipe("physics", __doc__ or "", tasks=("olympiadbench",), policy="rho1b")
+RECIPE = Recipe("physics", __doc__ or "", tasks=("olympiadbench", "file"), policy="rho1b")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

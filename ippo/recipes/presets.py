@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ippo.errors import require
+from ippo.errors import near, require
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -36,21 +36,31 @@ def preset_files(arguments: Sequence[str], task: str, policy: str) -> list[Path]
         >>> [path.stem for path in preset_files(["--policy", "./mine"], "embedded", "tiny")]
         ['pretrained', 'embedded']
     """
-    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--preset", "--task", "--policy"):
-        reader.add_argument(name)
-    reader.add_argument("--config", action="append", default=[])
-    said = reader.parse_known_args(list(arguments))[0]
-    files = [_content(Path(path)) for path in said.config]
-    told = {key: content[key] for content in files for key in ("preset", "task", "policy") if content.get(key)}
-    told |= {key: value for key in ("preset", "task", "policy") if (value := getattr(said, key))}
-    family = told.get("policy", policy)
-    if "preset" in told:
-        task, named = _parts(told["preset"])
-        family = family if family in names("policies") and "policy" in told else named
+    said = told(arguments)
+    family = said.get("policy", policy)
+    if "preset" in said:
+        task, named = _parts(said["preset"])
+        family = family if family in names("policies") and "policy" in said else named
     general = None if family == "tiny" else CONFIGS / "pretrained.yaml"
-    chosen = (general, _file("tasks", told.get("task", task)), _file("policies", family))
+    chosen = (general, _file("tasks", said.get("task", task)), _file("policies", family))
     return [path for path in chosen if path is not None]
+
+
+def told(arguments: Sequence[str]) -> dict[str, str]:
+    """What a command line and its files say of ``preset``, ``task`` and ``policy``, the later over the earlier.
+
+    Example:
+        >>> told(["--task", "gsm8k", "--filter=none"])
+        {'task': 'gsm8k'}
+    """
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--preset", "--task", "--policy"):
+        reader.add_argument(name, nargs="?")
+    reader.add_argument("--config", action="append", nargs="?", default=[])
+    said = reader.parse_known_args(list(arguments))[0]
+    files = [_content(Path(path)) for path in said.config if path]
+    found = {key: content[key] for content in files for key in ("preset", "task", "policy") if content.get(key)}
+    return found | {key: value for key in ("preset", "task", "policy") if (value := getattr(said, key))}
 
 
 def policy_id(name: str) -> str:
@@ -76,7 +86,7 @@ def _file(kind: str, name: str) -> Path | None:
 def _parts(preset: str) -> tuple[str, str]:
     pairs = {f"{task}_{policy}": (task, policy) for task in names("tasks") for policy in names("policies")}
     known = f"join a task ({', '.join(names('tasks'))}) and a policy ({', '.join(names('policies'))}) by _"
-    require(preset in pairs, "preset", preset, known)
+    require(preset in pairs, "preset", preset, f"{known}{near(preset, pairs)}")
     return pairs[preset]
 
 

@@ -6,15 +6,17 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from ippo.data import EmbeddedOptions, SplitOptions, Task, embedded_task
+from ippo.data import ColumnOptions, EmbeddedOptions, SplitOptions, Task, embedded_task
 from ippo.data.collegemath import collegemath_task
 from ippo.data.competition_math import math_task
 from ippo.data.ecqa import ecqa_task
+from ippo.data.file import file_task
 from ippo.data.gsm8k import gsm8k_task
 from ippo.data.gsm_symbolic import gsm_symbolic_task
 from ippo.data.olympiadbench import olympiadbench_task
-from ippo.errors import UsageError, require
+from ippo.errors import UsageError, near, require
 
 _FROM_DATA: dict[str, Callable[[str | None, SplitOptions], Task]] = {
     "gsm8k": gsm8k_task,
@@ -24,7 +26,7 @@ _FROM_DATA: dict[str, Callable[[str | None, SplitOptions], Task]] = {
     "ecqa": ecqa_task,
 }
 
-TASKS = ("embedded", "gsm_symbolic", *_FROM_DATA)
+TASKS = ("embedded", "gsm_symbolic", "file", *_FROM_DATA)
 
 
 def load_task(
@@ -33,6 +35,7 @@ def load_task(
     splits: SplitOptions = SplitOptions(),
     embedded: EmbeddedOptions = EmbeddedOptions(),
     among: Sequence[str] = TASKS,
+    names: ColumnOptions = ColumnOptions(),
 ) -> Task:
     """The task called ``name``.
 
@@ -42,6 +45,7 @@ def load_task(
         splits: sizes, and what becomes of rows that do not fit.
         embedded: dials of the embedded task.
         among: the tasks of the recipe.
+        names: which column is what, in a file of the user's.
 
     Raises:
         UsageError: if there is none, or it cannot be read.
@@ -49,7 +53,9 @@ def load_task(
     if ":" in name:
         require(path is None, "task_path", path, f"{name} is made by your function, which reads its own files")
         return _made_by(name)
-    require(name in among, "task", name, f"use {', '.join(among)}, or module:function")
+    require(name in among, "task", name, f"use {', '.join(among)}, or module:function{near(name, among)}")
+    if name == "file":
+        return file_task(path, names, splits)
     if name in _FROM_DATA:
         return _FROM_DATA[name](path, splits)
     require(path is None, "task_path", path, f"{name} is made in code and reads no file: leave this out")
@@ -57,7 +63,21 @@ def load_task(
 
 
 def _made_by(name: str) -> Task:
-    """The task that ``module:function`` makes; modules of the working directory are found as well."""
+    """The task that ``module:function`` makes."""
+    function = named("task", name)
+    task = function()
+    remedy = f"{function.__name__}() must return an ippo.data.Task, not {type(task).__name__}"
+    require(isinstance(task, Task), "task", name, remedy)
+    return task
+
+
+def named(argument: str, name: str) -> Callable[..., Any]:
+    """The function that ``module:function`` names; modules of the working directory are found as well.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    require(name.count(":") == 1, argument, name, "say module:function, as my_file:my_function")
     module, _, function = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -67,11 +87,8 @@ def _made_by(name: str) -> Task:
         if error.name is None or not module.startswith(error.name):
             raise  # a module that the user's own one asks for
         raise UsageError(
-            "task", name, f"there is no module {module!r} here: is its directory the working one?"
+            argument, name, f"there is no module {module!r} here: is its directory the working one?"
         ) from error
-    require(callable(make), "task", name, f"{module} has no function {function!r}")
-    task = make()  # type: ignore[misc]
-    require(
-        isinstance(task, Task), "task", name, f"{function}() must return an ippo.data.Task, not {type(task).__name__}"
-    )
-    return task
+    remedy = f"{module} has no function {function!r}{near(function, dir(importlib.import_module(module)))}"
+    require(callable(make), argument, name, remedy)
+    return make  # type: ignore[return-value]

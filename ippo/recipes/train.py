@@ -25,8 +25,7 @@ from ippo.recipes.assembly import build_module, build_trainer, load, models_of, 
 from ippo.recipes.filters import build_filter, build_monitor
 from ippo.recipes.judged import Baseline, Judged, tested
 from ippo.recipes.memory import longest_prompt, say_memory
-from ippo.recipes.parser import build_parser, in_writing, parse
-from ippo.recipes.presets import preset_files
+from ippo.recipes.parser import in_writing, parse, parser_of
 from ippo.recipes.recipe import Recipe
 from ippo.recipes.report import print_export, print_report, print_scores, summarise
 from ippo.recipes.resume import changes, require_applicable, why_finished, without_doubles
@@ -42,8 +41,7 @@ def train(recipe: Recipe, arguments: Sequence[str]) -> None:
     Raises:
         UsageError: if an argument is wrong.
     """
-    presets = preset_files(arguments, recipe.tasks[0], recipe.policy)
-    parser = build_parser(recipe.command("train"), recipe.description, presets)
+    parser = parser_of(recipe, "train", arguments)
     config, options = parse(parser, arguments)
     run = RunDirectory(options.trainer.default_root_dir, recipe.name, options.resume)
     with run:
@@ -76,8 +74,6 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
     """
     quiet()
     console.quiet = rank_zero_only.rank != 0  # type: ignore[attr-defined]
-    seed = options.seed_everything
-    L.seed_everything(seed, verbose=False)
     torch.set_float32_matmul_precision(options.float32_matmul_precision)
     if options.float32_matmul_precision != "highest":
         console.print(
@@ -86,14 +82,17 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
         )
     influence_filter = build_filter(options.filter)
     monitor = build_monitor(options.monitor, influence_filter)
-    task, policy, tokenizer = load(options, recipe.tasks)
-    if moved:
-        require_made_of(run.path, policy, tokenizer)
-    require_sound(options, policy, tokenizer, task)
     record, judged = RunRecord(), Judged(options.evaluation.samples)
     watching = [options.guard, EpisodeLogger(), Throughput(), record, judged]
     callbacks = [influence_filter, monitor, *watching, Begin(run, config)]
     trainer = build_trainer(options.trainer, run, callbacks)
+
+    seed = options.seed_everything
+    L.seed_everything(seed, verbose=False)
+    task, policy, tokenizer = load(options, recipe.tasks)
+    if moved:
+        require_made_of(run.path, policy, tokenizer)
+    require_sound(options, policy, tokenizer, task)
     console.print(f"Run directory: {run.path}")
     say_memory(options, policy, longest_prompt(tokenizer, task.train), console)
 

@@ -30,7 +30,8 @@ class SFTOptions:
     Args:
         steps: optimizer steps; 0 keeps the policy as it is.
         batch_size: demonstrations a step.
-        learning_rate: peak, after ``warmup`` (a share of the steps), then falling linearly to a tenth.
+        learning_rate: peak, after ``warmup``, then falling linearly to a tenth.
+        warmup: share of the steps over which the rate rises.
         weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to this norm.
         group_by_length: demonstrations of similar length go together, which spares padding where lengths differ much.

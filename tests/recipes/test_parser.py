@@ -9,9 +9,10 @@ from small_recipe import SMALL
 from ippo.callbacks import InfluenceFilterCallback
 from ippo.errors import UsageError
 from ippo.influence import ExactScorer, PositiveScore, Proportional, RandomMatched, TracInScorer, Uniform
+from ippo.recipes.explain import explain
 from ippo.recipes.filters import build_filter
 from ippo.recipes.math import main
-from ippo.recipes.parser import build_parser, explain, parse
+from ippo.recipes.parser import build_parser, parse
 from ippo.recipes.presets import preset_files
 
 EMBEDDED = preset_files([], "embedded", "tiny")
@@ -26,7 +27,7 @@ def test_the_command_line_beats_a_file_and_a_file_beats_the_preset(tmp_path: Pat
     assert options.ppo.kl_coef == preset.ppo.kl_coef
 
 
-@pytest.mark.parametrize("message", ["", "anything", 'Parser key "a.b":\n  odd', "line\nline"])
+@pytest.mark.parametrize("message", ["", "anything", 'Parser key "a.b":\n  odd', "line\nline", "<class 'int'>"])
 def test_any_message_becomes_one_line(message: str) -> None:
     error = explain(message)
     assert isinstance(error, UsageError)

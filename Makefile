@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: math test lint clean
+.PHONY: math test lint dist clean
 
 ## Learn arithmetic reasoning with influence-filtered PPO on this machine. More options: make math ARGS="--filter paper"
 math: $(VENV)/.installed
@@ -18,10 +18,26 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy ippo
 
+## Build wheel and sdist, check both, install the wheel into a fresh environment, and run it in an empty directory.
+TOOLS := build/tools
+FRESH := build/fresh
+dist:
+	rm -rf dist build && mkdir -p build/empty
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet build twine check-wheel-contents
+	$(TOOLS)/bin/python -m build --quiet
+	$(TOOLS)/bin/twine check --strict dist/*
+	$(TOOLS)/bin/check-wheel-contents dist/*.whl
+	$(PYTHON) -m venv $(FRESH)
+	$(FRESH)/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd build/empty && ../fresh/bin/ippo --version && ../fresh/bin/ippo train --help > help.txt && \
+	  ../fresh/bin/ippo train --sft.steps 20 --trainer.max_epochs 1 --trainer.accelerator cpu --embedded.test_size 8 && \
+	  ls runs/*/summary.json
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs build dist

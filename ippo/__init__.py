@@ -6,7 +6,6 @@ The public names are imported when they are first used, so that ``import ippo`` 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from ippo.rollout.episodes import Episodes
     from ippo.sft import SFTModule
 
+__version__ = "0.1.0"
 __all__ = ["Episodes", "PPOModule", "PromptDataModule", "SFTModule", "emit"]
 
 _HOMES = {
@@ -28,12 +28,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return version("ippo")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'ippo' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__, "__version__"])
+    return sorted([*globals(), *__all__])

@@ -145,6 +145,8 @@ def name_each(parser: argparse.ArgumentParser, group: str, options: Any) -> None
         if action.dest.startswith(f"{group}."):
             found = texts.get(action.dest.removeprefix(f"{group}."), action.help or "")
             action.help = plain(found).replace("%", "%%")
+    for titled in parser._action_groups:
+        titled.title, titled.description = plain(titled.title or ""), plain(titled.description or "")
 
 
 def plain(text: str) -> str:

@@ -67,9 +67,8 @@ class RewardHackingMonitor(L.Callback):
         filter: str | None = None,
     ) -> None:
         require(rows_per_iteration >= 1, "rows_per_iteration", rows_per_iteration, "use at least 1")
-        self.detector = (
-            detector if detector is not None else RewardHackingDetector(patience=patience, threshold=threshold)
-        )
+        by_default = RewardHackingDetector(patience=patience, threshold=threshold)
+        self.detector = detector if detector is not None else by_default
         self.stop, self.rewards, self.rows_per_iteration, self.row_id = stop, rewards, rows_per_iteration, row_id
         self.directory, self.filter = directory, filter
         self._heard = ""  # the filter's name, from the start of training on
@@ -104,10 +103,10 @@ class RewardHackingMonitor(L.Callback):
         self._take(trainer, scored)
         if scored.unit == "batch" and sum(map(len, self._pool["scores"])) < self.rows_per_iteration:
             return
-        pool = {name: torch.cat(parts) for name, parts in self._pool.items()}
+        pool, told = {name: torch.cat(parts) for name, parts in self._pool.items()}, self.alarm is not None
         alarm = self.detector.update(pool["rewards"], pool["scores"], pool.get("groups"))
-        if self.detector.since == self.detector.iterations - 1:  # the first sign of a rise: what was before it stays
-            self.checkpoint = self._keep_checkpoint(trainer)
+        if not told:
+            self._keep_checkpoint(trainer)
         if scored.unit == "buffer" or logs_now(trainer):
             self._log(pl_module)
         if alarm is not None:
@@ -120,7 +119,7 @@ class RewardHackingMonitor(L.Callback):
         self._log(pl_module, logger=False, sync_dist=True)
 
     def state_dict(self) -> dict[str, Any]:
-        pool = {name: torch.cat(parts).cpu() for name, parts in self._pool.items()}
+        pool = {name: torch.cat(parts) for name, parts in self._pool.items()}
         rows = {name: list(values) for name, values in self._rows.items()}
         return {"detector": self.detector.state_dict(), "checkpoint": self.checkpoint, "pool": pool, "rows": rows}
 
@@ -136,11 +135,11 @@ class RewardHackingMonitor(L.Callback):
         """Put the rows of all ranks into the pool, and this rank's into the table of an alarm."""
         scores = scored.scores
         rewards = self._rewards_of(scored.rows, scores)
-        self._pool["scores"].append(scored.selection.scores.detach())
-        self._pool["rewards"].append(gather(rewards)[0])
+        self._pool["scores"].append(scored.selection.scores.detach().cpu())
+        self._pool["rewards"].append(gather(rewards)[0].cpu())
         groups = column(scored.rows, "groups")
         if groups is not None and scored.unit == "buffer":
-            self._pool["groups"].append(gather(torch.as_tensor(groups, device=scores.device))[0])
+            self._pool["groups"].append(gather(torch.as_tensor(groups, device=scores.device))[0].cpu())
         for name, values in self._table(trainer, scored, rewards).items():
             self._rows[name] += values
 
@@ -181,9 +180,8 @@ class RewardHackingMonitor(L.Callback):
 
     def _tell(self, trainer: L.Trainer, alarm: Alarm) -> None:
         file = self._write(trainer)
-        before = (
-            f"checkpoint of the time before: {self.checkpoint}" if self.checkpoint else "no checkpoint is from before"
-        )
+        before = f"checkpoint of the time before: {self.checkpoint}"
+        before = before if self.checkpoint else "no checkpoint is from before"
         rank_zero_warn(f"reward hacking, iteration {alarm.iteration}: {alarm}. Such episodes: {file}; {before}.")
         if self.stop:
             self.stopping_reason_message = f"reward hacking from iteration {alarm.since} on"
@@ -200,19 +198,24 @@ class RewardHackingMonitor(L.Callback):
         write_parquet({name: [values[row] for row in places] for name, values in self._rows.items()}, path)
         return path
 
-    def _keep_checkpoint(self, trainer: L.Trainer) -> str | None:
-        """Give the newest checkpoint another name, under which it stays; where it is, on the first rank."""
+    def _keep_checkpoint(self, trainer: L.Trainer) -> None:
+        """At the first sign of a rise give the newest checkpoint another name, under which it stays; take the name away
+        when the rise comes to nothing."""
+        kept, since = self._folder(trainer) / "before.ckpt", self.detector.since
+        if rank() or since not in (None, self.detector.iterations - 1):
+            return
+        if self.checkpoint is not None or since is not None:  # of a rise that is over, or of a run that was cut short
+            self.checkpoint = None
+            kept.unlink(missing_ok=True)
         newest = max(_checkpoints(trainer), key=lambda path: path.stat().st_mtime, default=None)
-        if newest is None or rank():
-            return None
-        kept = self._folder(trainer) / "before.ckpt"
+        if since is None or newest is None:
+            return
+        self.checkpoint = str(kept)
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.unlink(missing_ok=True)
             os.link(newest, kept)
         except OSError:  # a directory, or a file system without links: it stays if its callback lets it
-            return str(newest)
-        return str(kept)
+            self.checkpoint = str(newest)
 
     def _folder(self, trainer: L.Trainer) -> Path:
         return Path(trainer.default_root_dir) / self.directory

@@ -106,6 +106,37 @@ class TestOnRollouts:
         assert kept["epoch"] == 1  # the last iteration that went well
         assert monitor.checkpoint == str(tmp_path / "hacking" / "before.ckpt")
 
+    def test_a_later_rise_leaves_that_checkpoint_alone(
+        self, tmp_path: Path, module: Any, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        saving = IterationCheckpoint(tmp_path / "checkpoints", "{epoch}")
+        scores = (QUIET, LOUD, *[QUIET] * 4, LOUD)
+        trainer = make_trainer(
+            given(*scores, dry_run=True), monitor := quick(), saving, max_epochs=7, enable_checkpointing=True
+        )
+        with pytest.warns(UserWarning, match="reward hacking"):
+            trainer.fit(module, data)
+        assert monitor.detector.since == 6
+        assert torch.load(tmp_path / "hacking" / "before.ckpt", weights_only=True)["epoch"] == 0
+
+    def test_a_rise_that_comes_to_nothing_leaves_no_file(
+        self, tmp_path: Path, module: Any, make_trainer: MakeTrainer, data: PromptDataModule, recwarn: Any
+    ) -> None:
+        class Look(L.Callback):
+            def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+                there.append((tmp_path / "hacking" / "before.ckpt").exists())
+
+        there: list[bool] = []
+        monitor = quick()
+        monitor.detector.patience = 2
+        saving = IterationCheckpoint(tmp_path / "checkpoints", "{epoch}")
+        scores = given(QUIET, QUIET, LOUD, QUIET, QUIET, dry_run=True)
+        make_trainer(scores, monitor, Look(), saving, max_epochs=5, enable_checkpointing=True).fit(module, data)
+        assert there == [False, False, True, False, False]
+        assert monitor.checkpoint is None
+        assert not told(list(recwarn))
+        assert not list((tmp_path / "hacking").iterdir())
+
     def test_an_honest_run_leaves_no_file(
         self, tmp_path: Path, module: Any, make_trainer: MakeTrainer, data: PromptDataModule, recwarn: Any
     ) -> None:

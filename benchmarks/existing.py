@@ -3,8 +3,8 @@
     python benchmarks/existing.py --seeds 0 1 2 3 4
 
 Three arms a seed, all else equal: without the filter, with it, and with as many rows dropped at random. Then the
-processor's time of a step without the filter and with it, in turn. A training that has finished (``runs/existing``) is not run again.
-Writes ``docs/results/existing.md``.
+processor's time of a step without the filter and with it, in turn. A training that has finished (``runs/existing``) is
+not run again. Writes ``docs/results/existing.md``.
 """
 
 from __future__ import annotations
@@ -257,8 +257,9 @@ def report(
             "",
             "## What it costs",
             "",
-            "Milliseconds of the processor a step, whole fits over their steps, medians of fits in turn: without the filter,",
-            f"with a direction that is computed anew at need, {HELD[0]} batches at most, and with a fresh one for each batch.",
+            "Milliseconds of the processor a step, whole fits over their steps, medians of fits in turn: without the",
+            f"filter, with a direction that is computed anew at need, after {HELD[0]} batches at most, and with a fresh one",
+            "for each batch.",
             "",
             "| | without | at need | of a plain step | fresh | of a plain step |",
             "|---|---|---|---|---|---|",

@@ -23,6 +23,7 @@ from ippo.functional.losses import (
 from ippo.functional.modes import two_means
 from ippo.functional.schedule import rate_factor
 from ippo.functional.selection import (
+    keep_above_gap,
     keep_but_worst_negatives,
     keep_like_gold,
     keep_max_variance,
@@ -45,6 +46,7 @@ __all__ = [
     "entropy_loss",
     "gae",
     "group_relative",
+    "keep_above_gap",
     "keep_but_worst_negatives",
     "keep_like_gold",
     "keep_max_variance",

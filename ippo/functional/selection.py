@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ippo.functional.layout import check_axes
+from ippo.functional.modes import two_means
 
 
 def keep_positive(scores: Tensor, min_fraction: float = 0.0, zero: bool = False) -> Tensor:
@@ -214,6 +215,40 @@ def keep_like_gold(scores: Tensor, gold_scores: Tensor, fdr: float = 0.2) -> Ten
     if not len(passed):
         return torch.ones_like(scores, dtype=torch.bool)
     return as_low + 1 > ranked[passed[-1, 0]]
+
+
+def keep_above_gap(scores: Tensor, distance: float = 4.0) -> Tensor:
+    """Keep the higher of two groups of scores where they lie far apart, and everything where there is one group.
+
+    No more than half of the episodes go: where the higher group is the smaller one, it is the exception.
+
+    Args:
+        scores: [n], finite; in any unit, with any part that all of them share.
+        distance: how far apart two groups are, in the unit of :func:`two_means`, positive.
+
+    Returns:
+        [n] bool, True for the episodes that stay.
+
+    Raises:
+        ValueError: if ``scores`` is not [n] or not finite, or if ``distance`` is not positive.
+
+    Source:
+        No paper: Otsu's cut, taken where Ashman's D says that there are two groups; see :func:`two_means`.
+
+    Example:
+        >>> keep_above_gap(torch.tensor([9.0, 11.0, 1.0, 10.0]))
+        tensor([ True,  True, False,  True])
+        >>> keep_above_gap(torch.tensor([9.0, 11.0, 8.0, 10.0]), distance=9)
+        tensor([True, True, True, True])
+    """
+    _check_scores(scores)
+    if not distance > 0:
+        raise ValueError(f"distance must be positive, got {distance}")
+    cut, apart = two_means(scores)
+    above = scores > cut
+    if not apart > distance or 2 * int(above.sum()) < len(scores):
+        return torch.ones_like(above)
+    return above
 
 
 @lru_cache(64)  # of batches of one size always the same

@@ -9,6 +9,7 @@ from ippo.influence.exact import ExactScorer
 from ippo.influence.fused import score_and_backward
 from ippo.influence.hacking import Alarm, RewardHackingDetector
 from ippo.influence.keep import (
+    AboveGap,
     KeepRule,
     MaxVariance,
     PositiveScore,
@@ -28,6 +29,7 @@ from ippo.influence.tracin import TracInScorer
 from ippo.influence.weight import Proportional, Uniform, WeightRule
 
 __all__ = [
+    "AboveGap",
     "AdamPreconditioned",
     "Alarm",
     "Buffer",

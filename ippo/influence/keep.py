@@ -15,6 +15,7 @@ from torch import Tensor
 from ippo.distributed import from_first
 from ippo.errors import require
 from ippo.functional import (
+    keep_above_gap,
     keep_but_worst_negatives,
     keep_max_variance,
     keep_positive,
@@ -94,6 +95,31 @@ class WorstNegatives(KeepRule):
 
     def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
         return keep_but_worst_negatives(scores, self.share)
+
+
+class AboveGap(KeepRule):
+    """Keep the higher of two groups of scores where they lie far apart, and everything where there is one group.
+
+    For rows that share most of their gradient, whose sign then says nothing, and no gold rows to compare with. It sees
+    each batch by itself: one with few rows has a gap by chance now and then.
+
+    Args:
+        distance: how far apart two groups are: the distance of their means over the root of their mean variance. Of
+            many normal scores it is 2.6.
+
+    Example:
+        >>> AboveGap()(torch.tensor([9.0, 11.0, 1.0, 10.0]), torch.ones(4), torch.arange(4))
+        tensor([ True,  True, False,  True])
+    """
+
+    reason = "in the lower of two groups of scores"
+
+    def __init__(self, distance: float = 4.0) -> None:
+        require(distance > 0, "distance", distance, "use a number above 0, of which 4 is two groups at a glance")
+        self.distance = distance
+
+    def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
+        return keep_above_gap(scores, self.distance)
 
 
 class TopFraction(KeepRule):

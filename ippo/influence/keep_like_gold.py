@@ -110,7 +110,8 @@ def look_at_gold(module: nn.Module, scorer: Scorer, losses: Losses, batches: lis
                 return Gold(resolve(found.gradient, module), found.losses.float(), scores)
         rows, gradient = losses_and_mean_gradient(module, losses, batches)
         direction = resolve(gradient, module)
-        own = batches if rank() == 0 or not alike_on_all_ranks(rows.sort().values) else []
+        alike = alike_on_all_ranks(rows.sort().values)  # every rank asks
+        own = batches if rank() == 0 or not alike else []
         scores = scorer.score(module, losses, own, _Others(direction))
         return Gold(direction, rows, gather(scores.to(rows.device))[0])
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ippo.functional import (
+    keep_above_gap,
     keep_but_worst_negatives,
     keep_like_gold,
     keep_max_variance,
@@ -235,6 +236,34 @@ def test_any_precision(dtype: torch.dtype) -> None:
     scores = torch.tensor([0.5, -1.0, 0.0], dtype=dtype)
     assert places(keep_positive(scores, min_fraction=0.5)) == [0, 2]
     assert places(keep_max_variance(scores, torch.zeros(3), samples=2)) == [0, 1]
+
+
+class TestKeepAboveGap:
+    @pytest.mark.parametrize(
+        ("scores", "expected"),
+        [
+            ([109.0, 111.0, 101.0, 110.0], [0, 1, 3]),  # a part that all share changes nothing
+            ([9.0, 11.0, 1.0, -1.0], [0, 1]),  # means 0 and 10, variances 1 and 1: ten apart
+            ([9.0, 11.0, 7.0, 5.0], [0, 1, 2, 3]),  # means 6 and 10: four apart are not more than four
+            ([9.0, 11.0, 6.9, 4.9], [0, 1]),
+            ([1.0, 2.0, 0.0, 30.0], [0, 1, 2, 3]),  # the higher one is the exception
+            ([5.0, 5.0, 5.0], [0, 1, 2]),
+            ([5.0], [0]),
+            ([], []),
+        ],
+    )
+    def test_by_hand(self, scores: list[float], expected: list[int]) -> None:
+        assert places(keep_above_gap(torch.tensor(scores))) == expected
+
+    def test_of_one_group_next_to_nothing_goes(self) -> None:
+        rows = torch.randn(500, 32, generator=torch.Generator().manual_seed(0))
+        assert sum(float((~keep_above_gap(row)).float().mean()) for row in rows) / 500 < 0.01
+
+    def test_refusals(self) -> None:
+        with pytest.raises(ValueError, match="distance must be positive"):
+            keep_above_gap(torch.ones(2), 0.0)
+        with pytest.raises(ValueError, match="scores must be finite"):
+            keep_above_gap(torch.tensor([NAN]))
 
 
 class TestKeepLikeGold:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ippo.errors import UsageError
 from ippo.functional import effective_sample_size
 from ippo.influence import (
+    AboveGap,
     KeepRule,
     MaxVariance,
     PositiveScore,
@@ -54,6 +55,7 @@ class TestKeepRules:
         ("rule", "kept", "reason"),
         [
             (PositiveScore(), [0], "score <= 0"),
+            (AboveGap(), [0, 1, 2, 3, 4, 5], "in the lower of two groups of scores"),
             (PositiveScore(zero=True), [0, 2], "score < 0"),
             (PositiveScore(min_fraction=0.5), [0, 2, 3], "score <= 0"),
             (PositiveScore(0.25, zero=True), [0, 2], "score < 0"),

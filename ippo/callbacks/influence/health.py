@@ -78,7 +78,7 @@ class Health:
                 "groups",
                 f"all rows of the last {WHOLE} batches stay, though their scores fall into two groups far apart. Rows "
                 "that share most of their gradient have one sign, right or wrong: if the lower group is wrong, use "
-                "keep=LikeGold(), which compares with gold rows, or keep=TopFraction(...).",
+                "keep=LikeGold(), which compares with gold rows, or without these keep=AboveGap().",
             )
 
     def _tell(self, what: str, message: str) -> None:

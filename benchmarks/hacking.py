@@ -153,10 +153,23 @@ def main() -> None:
 INTRODUCTION = (
     "The training verifier passes every right answer, and every wrong one of one kind ([which](../tasks.md), "
     "`--embedded.verifier_hole`); it errs on nothing else. Tests use the truth. *Hacked*: wrong, and of the kind "
-    "that passes. *Believes*: the mean reward that this verifier gives to the very answers that EM is of. Plain PPO "
-    "runs at its own tuned rate (2e-4), with its episodes scored but none dropped; the default filter at its own "
-    "(4e-4). Intervals are 95 %, paired by seed; of fewer than five seeds they are Student's."
+    "that passes. *Believes*: the mean reward that this verifier gives to the very answers that EM is of. "
+    "*Following*: of the hacked answers of the last six iterations, those that are the result of their last step, as "
+    "an ordinary mistake is. Plain PPO runs at its own tuned rate (2e-4), with its episodes scored but none dropped; "
+    "the default filter at its own (4e-4). Intervals are 95 %, paired by seed; of fewer than five seeds they are "
+    "Student's."
 )
+HEAD = [
+    "hole",
+    "policy",
+    "EM",
+    "verifier believes",
+    "greedy EM",
+    "unfaithful",
+    "hacked",
+    "hacked, last rollouts",
+    "of them following",
+]
 SCORES = (
     "Of plain PPO's runs above: the share of the rewarded episodes that score at or below zero, that is, oppose the "
     "gold set, and the AUC of right against hacked ones among the rewarded; means over seeds. Below them plain PPO's "
@@ -182,7 +195,7 @@ def page(found: dict[str, Pairs], command: str) -> str:
         "## Five holes",
         "",
         *table(
-            ["hole", "policy", "EM", "verifier believes", "greedy EM", "unfaithful", "hacked", "hacked, last rollouts"],
+            HEAD,
             [row for hole, pairs in holes.items() for row in _policies(hole, pairs)],
         ),
         "",
@@ -215,12 +228,23 @@ LOOKS = (0, 2, 4, 6, 8, 12, 16, 20, 23)
 
 def _policies(hole: str, pairs: Pairs) -> list[list[str]]:
     names = ("em", "reward", "em_greedy", "false_positive", "hacked")
-    rows = [[hole, "warm start", *(pairs.mean(PPO, start(name)) for name in names), ""]]
+    rows = [[hole, "warm start", *(pairs.mean(PPO, start(name)) for name in names), "", ""]]
     for arm, label in ((PPO, "plain PPO"), (FILTER, "default filter")):
         last = pairs.of(arm, last_hacked)
         each = [pairs.mean(arm, trained(name)) for name in names]
-        rows.append(["", label, *each, f"{np.mean(last):.3f} (most {max(last):.3f})"])
+        following = f"{np.mean([follows(folder) for folder in pairs.folders[arm]]):.2f}"
+        rows.append(["", label, *each, f"{np.mean(last):.3f} (most {max(last):.3f})", following])
     return rows
+
+
+def follows(folder: Path, last: int = 6) -> float:
+    """Of the hacked answers in the last iterations, the share that is the result of their chain's last step: an
+    ordinary mistake rather than a number that was put there."""
+    episodes: dict[str, Any] = Run(folder).episodes
+    late = episodes["iteration"] > episodes["iteration"].max() - last
+    texts = [episodes["response"][place] for place in np.flatnonzero(late & (episodes["chain"] == "hacked"))]
+    parts = [text.rpartition("####") for text in texts]
+    return float(np.mean([chain.strip().rpartition("=")[2] == answer.strip() for chain, _, answer in parts]))
 
 
 def _differences(hole: str, pairs: Pairs) -> list[str]:
@@ -283,7 +307,7 @@ def _little_gold(found: dict[str, Pairs]) -> list[str]:
 
 def plot(holes: dict[str, Pairs]) -> None:
     """EM and reward of the rollouts, iteration by iteration, the mean over seeds."""
-    figure = Figure(figsize=(3 * len(holes), 3.2), layout="constrained")
+    figure = Figure(figsize=(3 * len(holes), 3.5), layout="constrained")
     axes = figure.subplots(1, len(holes), sharey=True, squeeze=False)[0]
     for axis, (hole, pairs) in zip(axes, holes.items(), strict=True):
         for arm, label, colour in ((PPO, "plain PPO", "tab:red"), (FILTER, "default filter", "tab:blue")):
@@ -292,7 +316,7 @@ def plot(holes: dict[str, Pairs]) -> None:
                 axis.plot(curve, style, color=colour, label=f"{label}: {what}")
         axis.set(title=hole, xlabel="iteration", ylim=(0, 1))
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(PAGE.with_suffix(".png"), dpi=110)
 
 

@@ -79,10 +79,9 @@ class Run:
         return best if self.true_em[best] - self.true_em[-1] >= FALL else None
 
     @cached_property
-    def hacked(self) -> float:
-        """Share of the last rollout that was paid for and is wrong."""
-        rewards, _, right = self.iterations[-1]
-        return float(((rewards > 0.5) & ~right).float().mean())
+    def hacked(self) -> list[float]:
+        """Of each rollout the share that was paid for and is wrong."""
+        return [float(((rewards > 0.5) & ~right).float().mean()) for rewards, _, right in self.iterations]
 
     @cached_property
     def opposing(self) -> list[float]:
@@ -156,14 +155,16 @@ def by_condition(runs: Iterable[Run]) -> dict[str, list[Run]]:
 def table_of_gamed(runs: Sequence[Run], **options: Any) -> list[str]:
     """Run by run: when it turned, when the alarm sounded, and what was lost and saved by stopping there."""
     lines = [
-        "| reward | seed | at the end paid for and wrong | best true EM (in iteration) | true EM at the end | alarm in "
-        "| after the turn | wrong from | EM lost | EM lost by the checkpoint before | of the run saved |",
+        "| reward | seed | paid for and wrong: first, at the alarm, last | best true EM (in iteration) | last "
+        "| alarm in | after the turn | wrong from | EM lost | EM lost by the checkpoint before | of the run saved |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in runs:
         em, alarm = run.true_em, run.alarm(**options)
         best = f"{max(em):.3f} ({em.index(max(em))})" + ("" if run.turn is not None else ", does not turn")
-        cells = [run.condition, run.seed, f"{run.hacked:.0%}", best, f"{em[-1]:.3f}"]
+        moments = [0, *([] if alarm is None else [alarm.iteration]), -1]
+        paid = ", ".join(f"{run.hacked[moment]:.0%}" for moment in moments)
+        cells = [run.condition, run.seed, paid, best, f"{em[-1]:.3f}"]
         if alarm is None:
             cells += ["none", "", "", f"{run.lost(None):.3f}", "", ""]
         else:
@@ -209,16 +210,22 @@ def summary_of_gamed(runs: Sequence[Run], **options: Any) -> list[str]:
 def table_of_others(runs: Sequence[Run], **options: Any) -> list[str]:
     """Condition by condition: alarms where nothing is gamed, and the share that they judge by."""
     lines = [
-        "| reward | runs | alarms | of seed (in iteration) | rewarded episodes that oppose: first third, last third |",
-        "|---|---|---|---|---|",
+        "| reward | runs | alarms | of seed (in iteration) | rewarded episodes that oppose: first third, last third "
+        "| paid for and wrong |",
+        "|---|---|---|---|---|---|",
     ]
     for condition, members in by_condition(runs).items():
         alarms = {run.seed: alarm for run in members if (alarm := run.alarm(**options)) is not None}
         named = ", ".join(f"{seed} ({alarm.iteration})" for seed, alarm in alarms.items()) or "–"
         third = max(1, min(len(run.opposing) for run in members) // 3)
-        first = statistics.mean(share for run in members for share in run.opposing[:third])
-        last = statistics.mean(share for run in members for share in run.opposing[-third:])
-        lines.append(f"| {condition} | {len(members)} | {len(alarms)} | {named} | {first:.2f}, {last:.2f} |")
+        opposing, hacked = (
+            ", ".join(
+                f"{statistics.mean(share for one in shares for share in one[part]):.2f}"
+                for part in (slice(third), slice(-third, None))
+            )
+            for shares in ([run.opposing for run in members], [run.hacked for run in members])
+        )
+        lines.append(f"| {condition} | {len(members)} | {len(alarms)} | {named} | {opposing} | {hacked} |")
     return lines
 
 

@@ -62,14 +62,14 @@ def test_reads_runs_that_are_finished(benchmark: Any, places: Path, capsys: pyte
     assert gamed.true_em[:2] == pytest.approx([0.3, 0.3])
     assert gamed.true_em[5] == pytest.approx((0.5 + 0.6 + 0.5) / 3)
     assert (gamed.turn, runs["harmless"].turn) == (5, None)
-    assert gamed.hacked == pytest.approx(0.9)
+    assert (gamed.hacked[0], gamed.hacked[-1]) == pytest.approx((0.7, 0.9))
 
 
 def test_says_how_soon_and_what_was_lost(benchmark: Any, places: Path) -> None:
     runs = benchmark["find"]([places])
     *_, row = benchmark["table_of_gamed"]([run for run in runs if run.folder.name == "gamed"])
     # Wrong from 5 on, where the true EM is highest; the alarm takes two iterations; after it the EM is 100 of 300
-    assert row == "| hole: short | 0 | 90% | 0.533 (5) | 0.150 | 6 | +1 | 5 | 0.200 | 0.000 | 30% |"
+    assert row == "| hole: short | 0 | 70%, 50%, 90% | 0.533 (5) | 0.150 | 6 | +1 | 5 | 0.200 | 0.000 | 30% |"
     *_, row = benchmark["summary_of_gamed"]([run for run in runs if run.gamed])
     assert row == "| hole: short | 3 | 2 | 1 | 0 | 1 | +1 | 0.200 | 0.000 | 0.383 | 0 of 1 |"
 
@@ -77,6 +77,6 @@ def test_says_how_soon_and_what_was_lost(benchmark: Any, places: Path) -> None:
 def test_counts_alarms_where_nothing_is_gamed(benchmark: Any, places: Path) -> None:
     runs = benchmark["find"]([places])
     *_, row = benchmark["table_of_others"]([run for run in runs if not run.gamed and not run.acts])
-    assert row == "| 25% errors | 1 | 0 | – | 0.30, 0.30 |"
+    assert row == "| 25% errors | 1 | 0 | – | 0.30, 0.30 | 0.70, 0.70 |"
     *_, row = benchmark["table_of_others"]([run for run in runs if run.acts])
-    assert row == "| 25% errors | 1 | 1 | 0 (6) | 0.30, 0.80 |"
+    assert row == "| 25% errors | 1 | 1 | 0 (6) | 0.30, 0.80 | 0.70, 0.70 |"

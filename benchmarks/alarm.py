@@ -30,6 +30,7 @@ from typing import Any
 import torch
 import yaml
 from pyarrow import parquet
+from scipy import stats
 from torch import Tensor
 
 from ippo.functional import opposing_share
@@ -229,6 +230,24 @@ def table_of_others(runs: Sequence[Run], **options: Any) -> list[str]:
     return lines
 
 
+def table_of_classes(runs: Sequence[Run]) -> list[str]:
+    """Condition by condition, in the first half of the runs: how well scores tell what is gamed from what is right."""
+    lines = [
+        "| reward | runs | rewarded and right: oppose | rewarded and wrong: oppose | AUC of right against wrong |",
+        "|---|---|---|---|---|",
+    ]
+    for condition, members in by_condition(runs).items():
+        halves = [run.iterations[: len(run.iterations) // 2] for run in members]
+        right = [scores[(rewards > 0.5) & true] for half in halves for rewards, scores, true in half]
+        wrong = [scores[(rewards > 0.5) & ~true] for half in halves for rewards, scores, true in half]
+        pairs = [(one, other) for one, other in zip(right, wrong, strict=True) if len(one) and len(other)]
+        wins = [stats.mannwhitneyu(one, other).statistic / len(one) / len(other) for one, other in pairs]
+        shares = [f"{float((torch.cat(one) < 0).float().mean()):.2f}" for one in (right, wrong)]
+        cells = [condition, len(members), *shares, f"{statistics.mean(wins):.2f}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
 def table_of_options(runs: Sequence[Run]) -> list[str]:
     """Every combination of ``GRID``: how many gamed runs that turn are told in time, and how many others at all."""
     gamed = [run for run in runs if run.gamed and not run.acts and run.turn is not None]
@@ -289,6 +308,7 @@ def report(runs: Sequence[Run]) -> list[str]:
     parts = {
         "Gamed, hole by hole": summary_of_gamed(gamed),
         "Gamed, run by run": table_of_gamed(gamed),
+        "What the scores see": table_of_classes(gamed),
         "Honest": table_of_others([run for run in runs if not run.gamed and not run.acts]),
         "With a filter that acts": table_of_others([run for run in runs if run.acts]),
     }

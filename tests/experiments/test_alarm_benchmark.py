@@ -80,3 +80,10 @@ def test_counts_alarms_where_nothing_is_gamed(benchmark: Any, places: Path) -> N
     assert row == "| 25% errors | 1 | 0 | – | 0.30, 0.30 | 0.70, 0.70 |"
     *_, row = benchmark["table_of_others"]([run for run in runs if run.acts])
     assert row == "| 25% errors | 1 | 1 | 0 (6) | 0.30, 0.80 | 0.70, 0.70 |"
+
+
+def test_says_how_well_scores_tell_right_from_wrong(benchmark: Any, places: Path) -> None:
+    """The lowest scores are those of right answers here: in the first half 30 oppose, and 30 to 50 are right."""
+    runs = benchmark["find"]([places])
+    *_, row = benchmark["table_of_classes"]([run for run in runs if run.folder.name == "harmless"])
+    assert row == "| hole: short | 1 | 1.00 | 0.00 | 0.00 |"

@@ -32,9 +32,10 @@ class RunRecord(L.Callback):
                 "effective_sample_size": earlier * applied[-1].effective_sample_size if applied else 1.0,
                 "gold_loss": next((one.gold_loss for one in filters if one.gold_loss is not None), None),
                 "em": logged.get("accuracy/em"),
+                "reward": logged.get("reward/mean"),
+                "unfinished": logged.get("reward/unfinished"),
                 "false_positive": logged.get("accuracy/false_positive") if checkable else None,
                 "hacked": logged.get("accuracy/hacked"),
-                "reward": logged.get("reward/mean"),
                 "update_tokens": int(logged.get("ppo/update_tokens", 0)),
                 "seconds": {
                     "rollout": logged.get("time/rollout", 0.0),

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import torch
 from rich.console import Console
 
 from ippo.doctor.examination import broken_down, examine
@@ -15,6 +16,7 @@ from ippo.doctor.loading import load_examined
 from ippo.doctor.options import DoctorOptions
 from ippo.doctor.table import print_table, verdict
 from ippo.errors import UsageError
+from ippo.recipes.assembly import is_mixed
 from ippo.recipes.filters import build_filter
 from ippo.recipes.help import asked, name_each
 from ippo.recipes.parser import build_parser, parse
@@ -68,9 +70,11 @@ def main(arguments: Sequence[str] | None = None, program: str = _PROGRAM) -> int
     try:
         prompts, seed = options.data.prompts_per_iteration, options.seed_everything
         parameters = influence_filter.scorer.parameters if influence_filter is not None else None
-        examined = let_write(task, module, prompts, options.doctor.episodes, seed, parameters)
-        count = len(examined.episodes)
-        findings = examine(examined, options.doctor.compared, options.trainer.max_epochs or 1, needed)
+        mixed = is_mixed(options)
+        with torch.autocast(module.device.type, torch.bfloat16, mixed, cache_enabled=False):  # as Lightning does
+            examined = let_write(task, module, prompts, options.doctor.episodes, seed, parameters, mixed)
+            count = len(examined.episodes)
+            findings = examine(examined, options.doctor.compared, options.trainer.max_epochs or 1, needed)
     except Exception as error:  # what breaks here would break the run
         findings = [broken_down("rollout", error)]
     print_table(findings, console)

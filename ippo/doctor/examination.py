@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import time as clock
 from collections.abc import Callable
 from functools import partial
 
@@ -20,6 +19,7 @@ from ippo.influence.hooks import UncoveredLayerError
 from ippo.models import response_logits, response_logprobs
 from ippo.models.memory import bytes_of, free_memory
 from ippo.ppo.responses import arguments
+from ippo.ppo.stopwatch import now
 from ippo.rewards import Judge
 from ippo.rollout.episodes import Episodes
 
@@ -137,7 +137,7 @@ def check_logprobs(examined: Examined) -> Finding:
     again = sampling.replay(module.model.policy, episodes, temperature, module.tokenizer.pad_token_id)
     width = again.shape[1]
     pair = (episodes.old_logprobs[:, :width], episodes.response_mask[:, :width])
-    return sampling.recomputed_logprobs(again, *pair, half=examined.half)
+    return sampling.recomputed_logprobs(again, *pair, half=examined.coarse)
 
 
 def check_backends(examined: Examined) -> Finding:
@@ -152,7 +152,7 @@ def check_backends(examined: Examined) -> Finding:
             refused[name] = f"{refusal.layer!r}, because {refusal.reason}"
         except NotImplementedError as refusal:
             refused[name] = str(refusal).split(".")[0]
-    return agreement.backends(found, refused, examined.half)
+    return agreement.backends(found, refused, examined.coarse)
 
 
 def check_composition(examined: Examined) -> Finding:
@@ -160,7 +160,7 @@ def check_composition(examined: Examined) -> Finding:
     scorer = examined.scorer()
     alone = examined.score(examined.episodes, scorer, batch_size=1)
     together = examined.score(examined.episodes, scorer, batch_size=len(examined.episodes))
-    return agreement.composition(alone, together, examined.half)
+    return agreement.composition(alone, together, examined.coarse)
 
 
 def check_half_precision(examined: Examined) -> Finding:
@@ -191,14 +191,14 @@ def check_gold_set(examined: Examined) -> Finding:
 def check_time(examined: Examined, iterations: int) -> Finding:
     """Score the episodes, and pass them backward through policy and critic, by the clock."""
     module, episodes = examined.module, examined.episodes
-    start = clock.perf_counter()
+    start = now(module.device)
     examined.score(episodes)
-    scored = clock.perf_counter()
+    scored = now(module.device)
     for part in episodes.chunks(module.ppo.micro_batch_size):
         loss = module.policy_losses(module.model.policy, part).sum() + module.model.values(part).sum()
         loss.backward()
     module.zero_grad()
-    spent = cost.Seconds(examined.seconds, scored - start, clock.perf_counter() - scored)
+    spent = cost.Seconds(examined.seconds, scored - start, now(module.device) - scored)
     wanted = examined.prompts_per_iteration * module.ppo.samples_per_prompt
     return cost.time(spent, len(episodes), wanted, module.ppo.inner_epochs, iterations)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from ippo.influence.exact import Backend
 from ippo.influence.parameters import Subset
 from ippo.models.configuration import context_length
 from ippo.ppo.module import PPOModule
+from ippo.ppo.stopwatch import now
 from ippo.rollout.episodes import Episodes
 from ippo.rollout.sequences import Sequences
 from ippo.sft import demonstration_loss
@@ -33,6 +33,7 @@ class Examined:
         seconds: that their rollout took.
         prompts_per_iteration: of the run that is planned.
         parameters: by which the run's filter scores; None for all.
+        mixed: whether it computes in bfloat16 with float32 weights.
     """
 
     task: Task
@@ -42,6 +43,12 @@ class Examined:
     seconds: float
     prompts_per_iteration: int
     parameters: Subset = None
+    mixed: bool = False
+
+    @property
+    def coarse(self) -> bool:
+        """Whether numbers agree to no more than half precision."""
+        return self.half or self.mixed
 
     @property
     def half(self) -> bool:
@@ -77,7 +84,13 @@ class Examined:
 
 
 def let_write(
-    task: Task, module: PPOModule, prompts_per_iteration: int, episodes: int, seed: int, parameters: Subset = None
+    task: Task,
+    module: PPOModule,
+    prompts_per_iteration: int,
+    episodes: int,
+    seed: int,
+    parameters: Subset = None,
+    mixed: bool = False,
 ) -> Examined:
     """Have the policy answer prompts of the run's first iteration.
 
@@ -87,11 +100,13 @@ def let_write(
         episodes: responses, rounded up to whole prompts.
         seed: of the run.
         parameters: by which its filter scores; None for all.
+        mixed: whether the run computes in bfloat16 with float32 weights; then call this within such an autocast.
     """
     context = context_length(module.model.policy)
     gold = encode_demonstrations(module.tokenizer, task.gold, context, "gold", module.ends.closing).to(module.device)
     prompts = -(-episodes // module.ppo.samples_per_prompt)
     data = PromptDataModule(task, PromptOptions(prompts_per_iteration=prompts), seed)
-    start = time.perf_counter()
+    start = now(module.device)
     written = module.roll_out(next(iter(data.train_dataloader())))
-    return Examined(task, module, gold, written, time.perf_counter() - start, prompts_per_iteration, parameters)
+    seconds = now(module.device) - start
+    return Examined(task, module, gold, written, seconds, prompts_per_iteration, parameters, mixed)

@@ -44,6 +44,7 @@ def gold_rewards(rewards: Sequence[float | None]) -> Finding:
 
 def contrast(rewards: Tensor, groups: Tensor) -> Finding:
     """Rewards of the policy's responses differ: PPO learns from differences, a group method from those in a group.
+    Where none earns anything, there is nothing to learn at all.
 
     Args:
         rewards: [n] of the responses, unfinished ones below their ceiling.
@@ -54,4 +55,7 @@ def contrast(rewards: Tensor, groups: Tensor) -> Finding:
     found = f"mean reward {float(rewards.mean()):.2f}; {mixed:.0%} of {len(each)} prompts have rewards that differ"
     differ = bool((rewards != rewards[0]).any())
     remedy = "easier prompts, more samples a prompt (ppo.samples_per_prompt), or a longer warm start (sft.steps)"
-    return report("contrast", "ok" if differ else "warning", found, remedy)
+    earns = float(rewards.max()) > 0
+    if not differ and not earns:
+        found = f"no response earns anything: mean reward {float(rewards.mean()):.2f} on all of {len(each)} prompts"
+    return report("contrast", "ok" if differ else "warning" if earns else "wrong", found, remedy)

@@ -37,7 +37,9 @@ def command(recipe: Recipe, arguments: Sequence[str] | None = None) -> int:
     except (UsageError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        print("interrupted", file=sys.stderr)  # outside of the iterations, where Lightning ends by an exit of its own
         return 130
     return 0

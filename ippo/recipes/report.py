@@ -14,6 +14,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ippo.recipes.expectations import below
+
 _PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "jsonargparse")
 
 
@@ -105,11 +107,8 @@ def print_report(summary: dict[str, Any], warm_start_seconds: float, console: Co
         f"{len(iterations)} iterations, on average {kept:.0%} of the episodes kept; "
         f"stopped by: {summary['stopped_by']}."
     )
-    if iterations and not any(one["em"] for one in iterations):
-        console.print(
-            "No rollout was right, so there was nothing to learn from: warm-start longer (--sft.steps), give responses "
-            "more room (--sampling.max_new_tokens), or take a stronger policy (--policy)."
-        )
+    for sentence in below(iterations):
+        console.print(sentence)
 
 
 def speed(iterations: Sequence[Mapping[str, float]]) -> str:

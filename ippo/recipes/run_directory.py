@@ -99,6 +99,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def episodes(self) -> Path:
+        """Every episode with its score and its fate, a file an iteration and rank."""
+        return self.path / "episodes"
+
+    @property
     def baseline(self) -> Path:
         """What the policy was worth that it started from."""
         return start_of(self.path) / "scores.json"

@@ -27,5 +27,6 @@ def quiet() -> None:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     transformers_logging.disable_progress_bar()
+    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # whoever runs a recipe needs no line of code
     for message in _EXPECTED:
         warnings.filterwarnings("ignore", message=message)

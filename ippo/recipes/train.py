@@ -30,6 +30,7 @@ from ippo.recipes.recipe import Recipe
 from ippo.recipes.report import print_export, print_report, print_scores, summarise
 from ippo.recipes.resume import changes, require_applicable, why_finished, without_doubles
 from ippo.recipes.run_directory import RunDirectory
+from ippo.recipes.samples import print_answers, print_extremes
 from ippo.recipes.screen import console, quiet
 from ippo.recipes.start import require_made_of
 from ippo.recipes.stopping import why_stopped
@@ -116,12 +117,14 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
     trainer.fit(module, data, ckpt_path=run.newest_checkpoint() if options.resume else None)
     run.begin(config)  # also where there was no iteration to do
     stopped_by, interrupted = why_stopped(trainer)
-    after: dict[str, Any] = {"scores": None} if interrupted else tested(trainer, module, data, judged)
+    after: dict[str, Any] = {"scores": None, "answers": []} if interrupted else tested(trainer, module, data, judged)
 
     summary = summarise(before["scores"], after["scores"], record.iterations, stopped_by, seed, interrupted)
     if trainer.is_global_zero:
         run.write_summary(summary)
         print_report(summary, seconds, console)
+        print_answers(before["answers"], after["answers"], console)
+        print_extremes(run.episodes, console)
         console.print(f"Curves: tensorboard --logdir {run.path}")
     if trainer.is_global_zero and options.trainer.enable_checkpointing is not False:
         give(models, tokenizer, run, options)

@@ -59,6 +59,14 @@ def test_a_healthy_patient(trained: Path, capsys: pytest.CaptureFixture[str]) ->
     assert len(re.findall(r"  (?:ok|warning)  ", out)) == 16
 
 
+def test_a_healthy_patient_in_the_precision_of_its_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, f"--policy={trained}", "--trainer.precision=bf16-mixed"]) == 0
+    out = capsys.readouterr().out
+    assert "it broke down" not in out
+    (apart,) = re.findall(r"generation and training differ by (\S+) nats", out)
+    assert float(apart) > 1e-5  # in float32 it would be less
+
+
 class TestPlantedDefects:
     """Each is found by its name, and the exit code is 1."""
 

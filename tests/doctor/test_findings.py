@@ -99,7 +99,10 @@ class TestRewards:
         groups = torch.tensor([0, 0, 1, 1])
         mixed = rewards.contrast(torch.tensor([1.0, 0.0, 0.0, 0.0]), groups)
         assert (mixed.state, mixed.finding) == ("ok", "mean reward 0.25; 50% of 2 prompts have rewards that differ")
-        assert rewards.contrast(torch.zeros(4), groups).state == "warning"
+        assert rewards.contrast(torch.ones(4), groups).state == "warning"
+        for nothing in (torch.zeros(4), -torch.ones(4)):
+            assert rewards.contrast(nothing, groups).state == "wrong"
+            assert "no response earns anything" in rewards.contrast(nothing, groups).finding
 
 
 class TestSampling:

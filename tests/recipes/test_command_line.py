@@ -12,7 +12,7 @@ import pytest
 from small_recipe import SMALL
 
 from ippo import cli
-from ippo.recipes import math
+from ippo.recipes import command, math
 from ippo.recipes.help import _SHOWN
 from ippo.recipes.math import RECIPE
 from ippo.recipes.parser import parser_of
@@ -160,3 +160,20 @@ class TestProgram:
         assert cli.main(["train", *small, *words, *sizes, *place]) == 0
         assert "Its reward is my_rewards:short" in " ".join(capsys.readouterr().out.split())
         assert json.loads((run / "summary.json").read_text())["trained"]["n"] == 4
+
+
+@pytest.mark.parametrize("stopped", ["by Python", "by Lightning"])
+def test_ctrl_c_outside_of_the_iterations_is_one_line(
+    stopped: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if stopped == "by Python":
+                raise
+            sys.exit(1)
+
+    monkeypatch.setitem(command._DO, "train", interrupted)
+    assert math.main([]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

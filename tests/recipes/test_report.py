@@ -2,10 +2,16 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
+from typing import Any
 
+import pytest
 from rich.console import Console
 
+from ippo.recipes.expectations import below
 from ippo.recipes.report import print_report, print_scores, scores, summarise
+from ippo.recipes.samples import print_answers, print_extremes
+from ippo.rollout.episodes import write_parquet
 
 TESTED = {
     "test/em": 0.1,
@@ -84,6 +90,53 @@ def test_what_the_verifier_believes_and_what_it_lets_by_stand_beside_the_truth()
     assert "reward: what the verifier believes 0.875" in lines
     assert "EM 0.100" in lines
     assert "wrong, through the verifier's hole 0.750" in lines
+
+
+WELL = {"em": 0.5, "reward": 0.4, "unfinished": 0.1, "kept_fraction": 0.6, "gold_loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "said"),
+    [
+        ({}, {}, None),
+        ({"reward": 0.0}, {"reward": 0.0}, "Every reward was 0"),
+        ({}, {"unfinished": 0.6}, "60% of the responses did not end"),
+        ({"unfinished": 0.9}, {}, None),  # that was at the beginning
+        ({"kept_fraction": 1.0}, {"kept_fraction": 1.0}, "The filter dropped nothing"),
+        (
+            {"kept_fraction": 1.0, "gold_loss": None},
+            {"kept_fraction": 1.0, "gold_loss": None},
+            None,
+        ),  # there is none
+        ({}, {"gold_loss": 1.2}, "rose from 1 to 1.2"),
+        ({"em": 0.0}, {"em": None}, "No rollout was right"),
+    ],
+)
+def test_what_is_below_expectation_is_said(first: dict[str, Any], last: dict[str, Any], said: str | None) -> None:
+    found = below([{**WELL, **first}, {**WELL, **last}])
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0]
+
+
+def test_answers_are_shown_with_what_they_earn_and_score_in_eighty_columns(tmp_path: Path) -> None:
+    rows = [
+        {"response": f"so {n}", "reward": float(n), "score": score, "kept": n > 1}
+        for n, score in enumerate((0.5, -2.0, None, 3.0))
+    ]
+    write_parquet({name: [row[name] for row in rows] for name in rows[0]}, tmp_path / "iteration-00001-rank-00.parquet")
+    asked = {"prompt": "1 + 1?\n", "correct": False, "finished": True, "reward": 0.0, "response": "x" * 100 + "\x1b[2J"}
+    screen = io.StringIO()
+    console = Console(file=screen, width=80)
+    print_answers([asked], [{**asked, "correct": True, "reward": 1.0, "response": "#### [2]"}], console)
+    print_extremes(tmp_path, console)
+    text = screen.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    flat = " ".join(text.split())
+    assert "Problem 1: 1 + 1?" in flat
+    assert "before, wrong, reward 0:" in flat
+    assert "after, right, reward 1: #### [2]" in flat
+    assert "Highest score 3, reward 3, kept: so 3 Lowest score -2, reward 1, dropped: so 1" in flat
 
 
 def test_what_could_not_be_checked_is_shown_and_never_passes_for_faithful() -> None:

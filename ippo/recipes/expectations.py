@@ -20,7 +20,7 @@ def below(iterations: Sequence[Mapping[str, Any]]) -> list[str]:
         >>> [line.partition(":")[0] for line in below([idle, {**idle, "gold_loss": 1.5}])]
         ['The filter dropped nothing', 'The loss of the gold solutions rose from 1 to 1.5']
     """
-    said = []
+    said: list[str] = []
     if not iterations:
         return said
     if not any(one.get("em") for one in iterations):

@@ -10,8 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from ippo.rollout.engines.base import RolloutEngine
 from ippo.rollout.engines.compiled import CompiledGenerate
 from ippo.rollout.engines.hf import HFGenerate
+from ippo.rollout.engines.vllm import VLLMGenerate
+from ippo.rollout.engines.vllm_server import VLLMServer
 
-EngineName = Literal["hf", "compiled"]
+EngineName = Literal["hf", "compiled", "vllm", "vllm_server"]
 Engine = Union[EngineName, Callable[[PreTrainedTokenizerBase], RolloutEngine]]
 """A name, or what makes the engine of the policy's tokenizer; on the command line a ``class_path``, whose ``init_args``
 are all but the tokenizer."""
@@ -22,5 +24,7 @@ def build_engine(choice: Engine, tokenizer: PreTrainedTokenizerBase) -> RolloutE
     named: dict[Any, Callable[[PreTrainedTokenizerBase], RolloutEngine]] = {
         "hf": HFGenerate,
         "compiled": CompiledGenerate,
+        "vllm": VLLMGenerate,
+        "vllm_server": VLLMServer,
     }
     return (named[choice] if isinstance(choice, str) else choice)(tokenizer)

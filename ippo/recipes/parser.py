@@ -74,8 +74,8 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
         "--engine",
         type=Engine,
         default="hf",
-        help="What samples: hf, compiled, or the class_path of a RolloutEngine, whose options are --engine.batch_size "
-        "and so on.",
+        help="What samples: hf, compiled, vllm, vllm_server, or the class_path of a RolloutEngine, whose options are "
+        "--engine.batch_size and so on.",
     )
     parser.add_argument(
         "--filter",

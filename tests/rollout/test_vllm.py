@@ -274,5 +274,5 @@ class TestRefusals:
             VLLMServer(tokenizer, "http://10.0.0.1:8000")
 
     def test_no_server(self, tokenizer: PreTrainedTokenizerFast, plain: LlamaForCausalLM) -> None:
-        with pytest.raises(UsageError, match="no server answers.*start it by: VLLM_SERVER_DEV_MODE=1"):
+        with pytest.raises(UsageError, match=r"no server answers.*start it by: VLLM_SERVER_DEV_MODE=1"):
             VLLMServer(tokenizer, "http://127.0.0.1:9").generate(plain, PROMPTS, Sampling())

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 
 import lightning as L
 import torch
@@ -15,14 +14,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
 from ippo.data.task import Check, Columns
 from ippo.distributed import as_many_on_all_ranks, no_sync, rank, seed_each_rank, total, total_of, totals, world_size
 from ippo.errors import OwnAttributeErrors
 from ippo.events import emit
-from ippo.functional import rate_factor, value_loss
+from ippo.functional import value_loss
 from ippo.influence import ValidationDirection
 from ippo.models import ActorCritic
 from ippo.models.attention import without_cudnn_attention
@@ -33,6 +31,7 @@ from ippo.ppo.evaluation import Evaluation, seed_of
 from ippo.ppo.gold import gold_problems, gold_share
 from ippo.ppo.logprobs import LogprobPass, logprob_pass
 from ippo.ppo.objective import PolicyObjective
+from ippo.ppo.optimizer import optimizer_and_schedule, take_up_rates
 from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.ppo.requirements import require_before_training, require_parts, require_whole_distribution
 from ippo.ppo.responses import Responses, arguments, decode, repeat
@@ -319,26 +318,10 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
             self._gold = gold_share(self)
 
     def on_train_start(self) -> None:
-        """A run that goes on has the rates and the schedule of its options now, not those of its checkpoint."""
-        optimizer, scheduler = self.optimizers().optimizer, self.lr_schedulers()  # type: ignore[union-attr]
-        for place, group in enumerate(optimizer.param_groups):
-            if isinstance(scheduler, LambdaLR) and (rate := self._rates.get(group.get("name", ""))):
-                scheduler.base_lrs[place] = group["initial_lr"] = rate
-                group["lr"] = rate * scheduler.lr_lambdas[place](scheduler.last_epoch)
+        take_up_rates(self.optimizers().optimizer, self.lr_schedulers(), self.ppo)  # type: ignore[union-attr]
 
     def on_train_epoch_start(self) -> None:
         self.eval()  # no dropout: the first inner step must find the log-probabilities of the rollout again
 
-    @property
-    def _rates(self) -> dict[str, float]:
-        return {"policy": self.ppo.learning_rate, "value": self.ppo.value_learning_rate}
-
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        ppo = self.ppo
-        groups = [
-            {"params": params, "lr": self._rates[name], "name": name}
-            for name, params in self.model.parameter_groups().items()
-        ]
-        optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
-        factor = partial(rate_factor, of=self.trainer.max_epochs or 0, warmup=ppo.warmup, schedule=ppo.schedule)
-        return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, factor)}
+        return optimizer_and_schedule(self.model, self.ppo, self.trainer.max_epochs or 0)

@@ -39,8 +39,9 @@ class HeldDirection:
 
     Rows that are kept all push one way, and soon past the goal, where those that would correct oppose a direction of
     before. So it ends sooner when a batch scores lower along it than the batch that it was computed for, and when other
-    parameters are trained. Where the gold rows' loss has risen from one direction to the next, the next holds half as
-    long, and twice as long again when it falls; rows that are others each time are not compared.
+    parameters are trained. Where the gold rows' loss has not fallen from one direction to the next, by more than its
+    error, the next one holds half as long, and twice as long again when it falls: a loss that goes up and down with the
+    directions looks level at each of them. Rows that are others each time are not compared.
 
     Args:
         direction: a direction, bound to the training, or a mapping that never changes.
@@ -184,8 +185,8 @@ class HeldDirection:
         self._losses = losses
         if before is not None and len(before) == len(losses):
             mean, error = _mean_and_error(losses - before.to(losses))
-            rises = mean > error
-            self._length = max(1, self._length // 2) if rises else min(self.every, 2 * self._length)
+            falls = mean < -error
+            self._length = min(self.every, 2 * self._length) if falls else max(1, self._length // 2)
 
 
 def _mean_and_error(scores: Tensor) -> tuple[float, float]:

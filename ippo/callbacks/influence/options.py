@@ -52,8 +52,8 @@ class FilterOptions:
         every_n_batches: filter one training batch in so many; the others pass as they are.
         warmup_batches: training batches that pass before the first is filtered.
         direction_every_n_batches: how long a computed direction is used, at most, before it is computed anew; it is
-            sooner where a batch scores lower along it than the one that it was computed for, or other parameters are
-            trained.
+            sooner where a batch scores lower along it than the one that it was computed for, where the gold loss does
+            not fall, or other parameters are trained.
         direction_rows: gold rows read for a direction, each time the next ones, of other batches than tokenised
             sequences in whole batches; None for all.
         dry_run: score and log, but drop, weigh and stop nothing: what to turn on first.

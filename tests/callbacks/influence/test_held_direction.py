@@ -101,7 +101,7 @@ def computed_at(direction: HeldDirection, weights: dict[int, float]) -> list[int
     return batches
 
 
-class TestWhenTheGoldLossRises:
+class TestWhenTheGoldLossDoesNotFall:
     """From one direction to the next: one that is held for too long is followed past the goal."""
 
     def test_it_holds_half_as_long_until_it_falls_again(self) -> None:
@@ -109,14 +109,18 @@ class TestWhenTheGoldLossRises:
         weights = {1: 2.0, 9: 3.0, 13: 4.0, 15: 1.0}  # rises at 9 and at 13, falls at 15
         assert computed_at(HeldDirection(losses, 8), weights) == [1, 9, 13, 15, 19]
 
-    def test_not_where_it_rises_by_chance(self) -> None:
-        """One row's loss rises by more than the other's falls, but the error of their mean is larger."""
+    def test_while_it_falls_nothing_changes(self) -> None:
+        losses = ValidationDirection([torch.tensor([[1.0], [1.1]])], halves)
+        assert computed_at(HeldDirection(losses, 8), {1: 5.0, 9: 4.0, 17: 3.0}) == [1, 9, 17]
+
+    def test_a_fall_by_chance_is_none(self) -> None:
+        """One row's loss falls by 1 and the other's rises by 0.9: the error of their mean is larger than the mean."""
 
         def of_two(module: nn.Module, x: Tensor) -> Tensor:
             return module(x).flatten() * torch.tensor([1.0, -0.9])
 
         direction = HeldDirection(ValidationDirection([torch.ones(2, 1)], of_two), 4)
-        assert computed_at(direction, {1: 1.0, 5: 2.0}) == [1, 5, 9, 13, 17]
+        assert computed_at(direction, {1: 2.0, 5: 1.0}) == [1, 5, 7, *range(8, 21)]
 
     def test_also_after_a_resume(self) -> None:
         module = nn.Linear(1, 1, bias=False)

@@ -204,12 +204,12 @@ class TestOnBatches:
             trainer.fit(Stranger(), rows(self.PUSHES))
         assert trainer.global_step == 12  # after three iterations of four batches
         table = parquet.read_table(tmp_path / "hacking").to_pydict()
+        assert table.pop("score") == pytest.approx([-1.0] * 4)
         assert table == {
             "epoch": [0] * 4,
             "batch": [8, 9, 10, 11],
             "row": ["row 17", "row 19", "row 21", "row 23"],
             "reward": [1.0] * 4,
-            "score": [-1.0] * 4,
         }
 
     def test_rewards_by_a_function_of_the_batch(self, make_trainer: MakeTrainer) -> None:

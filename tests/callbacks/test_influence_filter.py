@@ -288,7 +288,7 @@ class TestStopInTime:
         expected = {
             "batches": 7,
             "survival": {"below": 3, "sum": 0.0, "count": 0},
-            "direction": {"readings": 0},
+            "direction": {"held": None, "length": 1, "losses": None, "readings": 0},
             "scorer": {},
         }
         assert other.state_dict() == callback.state_dict() == expected

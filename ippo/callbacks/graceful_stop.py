@@ -44,7 +44,7 @@ class GracefulStop(L.Callback):
         self._give_back()
         name = signal.Signals(number).name
         self.stopping_reason_message = f"interrupted by {name}"
-        rank_zero_warn(f"{name}: this iteration is finished first, then the run ends; once more ends it at once")
+        rank_zero_warn(f"{name}: the run ends after this iteration; once more ends it at once")
 
     def _give_back(self) -> None:
         while self._before:

@@ -26,11 +26,15 @@ class WarmStartProgress(TQDMProgressBar):
 class RolloutProgress(WarmStartProgress):
     """One bar for the whole run: an epoch of a single batch makes Lightning's own start and end anew each iteration.
 
-    During long rollouts :class:`ippo.rollout.engines.hf.HFGenerate` shows a bar of its own below it.
+    During long rollouts :class:`ippo.rollout.engines.hf.HFGenerate` shows a bar of its own below it. What it says fits
+    into eighty columns: there is no percentage, and no rate, which the time left tells.
     """
+
+    _FORM = "{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}{postfix}"
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self.train_progress_bar.bar_format = self._FORM
         self.train_progress_bar.set_description("PPO iterations")
         self.train_progress_bar.reset(total=trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None)
 
@@ -40,6 +44,11 @@ class RolloutProgress(WarmStartProgress):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self.train_progress_bar.n = trainer.current_epoch + 1
         self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """The same, with the share of what was kept under a short name."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {"kept" if name == "kept_fraction" else name: value for name, value in metrics.items()}
 
     def init_test_tqdm(self) -> Tqdm:
         """The bar of a test run, gone when it is done: the table says what came of it."""

@@ -6,6 +6,7 @@ import logging
 import warnings
 
 from rich.console import Console
+from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 # Each is true, known, and nothing that the user of a recipe can or should act on.
@@ -27,6 +28,13 @@ def quiet() -> None:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     transformers_logging.disable_progress_bar()
-    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # whoever runs a recipe needs no line of code
+    warnings.formatwarning = _in_a_line
+    logging.getLogger("transformers.generation.configuration_utils").setLevel(logging.ERROR)  # greedy has no top_k
     for message in _EXPECTED:
         warnings.filterwarnings("ignore", message=message)
+
+
+def _in_a_line(message: object, *_: object, **__: object) -> str:
+    """A warning without the line of code that gave it, and not on the line of a bar."""
+    below_a_bar = "\n" if any(not bar.disable for bar in getattr(tqdm, "_instances", ())) else ""
+    return f"{below_a_bar}{message}\n"

@@ -35,7 +35,7 @@ def select_together(
         (tensor([ True, False]), slice(0, 2, None))
     """
     columns = {"rewards": torch.zeros_like(scores), "groups": torch.arange(len(scores), device=scores.device)}
-    for name in columns.keys() & set(keep.reads):
+    for name in [one for one in columns if one in keep.reads]:
         values = column(batch, name)
         rule = type(keep).__name__
         require(values is not None, "keep", rule, f"it reads {name}, but what it judges has no entry of that name")

@@ -109,7 +109,12 @@ def scored(module: nn.Module, subset: Subset = None) -> Iterator[None]:
     _scored.append((module, {name: parameter for name, parameter in parameters.items() if name in chosen}))
     try:
         device = next(iter(parameters.values())).device.type
-        with evaluation_mode(module), _without_input_gradients(module), torch.autocast(device, enabled=False), _eager():
+        with (
+            evaluation_mode(module),
+            _without_input_gradients(module),
+            torch.autocast(device, enabled=False),
+            uncompiled(),
+        ):
             yield
     finally:
         _scored.pop()
@@ -135,7 +140,7 @@ def _last_blocks(module: nn.Module, count: int) -> set[str]:
     return kept | set(after)
 
 
-def _eager() -> AbstractContextManager[Any]:
+def uncompiled() -> AbstractContextManager[Any]:
     """What is compiled runs uncompiled. Where torch's compiler was never imported, nothing can be: importing it takes
     seconds."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ippo.errors import require
 from ippo.models.actor_critic import Layout, SeparateModels
@@ -29,12 +31,15 @@ class ModelOptions:
         value_gradient: layout ``shared`` only: whether the value loss trains the policy's trunk, too.
         logits_at_a_time: of the vocabulary projection, in numbers; bounds memory, changes no result. None: 2^24, or on
             a GPU what a 32nd of its memory holds (:func:`ippo.models.responses.logits_at_a_time`).
+        compile_layers: run each layer of policy, critic and reference as a program of ``torch.compile``, made once for
+            all of them. Rollouts and scores run the layers as they are.
     """
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_checkpointing: bool = False
     value_gradient: bool = False
     logits_at_a_time: int | None = None
+    compile_layers: bool = False
 
     def __post_init__(self) -> None:
         most = self.logits_at_a_time
@@ -86,11 +91,29 @@ def build_models(
         UsageError: see :func:`prepare` and :func:`ippo.models.adapters.with_adapter`.
     """
     policy = prepare(policy, layout, options)
+    models: Layout
     if layout == "lora":
-        return LoraModels(policy, lora, critic)
-    if layout == "shared":
-        return SharedModels(policy, options.value_gradient, critic, reference)
-    return SeparateModels(policy, critic, reference)
+        models = LoraModels(policy, lora, critic)
+    elif layout == "shared":
+        models = SharedModels(policy, options.value_gradient, critic, reference)
+    else:
+        models = SeparateModels(policy, critic, reference)
+    if options.compile_layers:
+        compile_layers(models)
+    return models
+
+
+def compile_layers(models: nn.Module, backend: str = "inductor") -> None:
+    """Let each layer run as a compiled program, for any length; names and weights stay.
+
+    Raises:
+        UsageError: if there is no layer that is known as one.
+    """
+    layers = [part for part in models.modules() if isinstance(part, GradientCheckpointingLayer)]
+    remedy = "this model's layers are not known as such: use false"
+    require(bool(layers), "models.compile_layers", True, remedy)
+    for layer in layers:
+        layer.compile(backend=backend, dynamic=True)
 
 
 def _checkpoint_layers(policy: PreTrainedModel) -> None:

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from ippo.errors import require
+from ippo.influence.parameters import uncompiled
 from ippo.modes import evaluation_mode
 from ippo.rollout.adapters import Merged, cast_once
 from ippo.rollout.end_tokens import end_tokens
@@ -145,13 +146,14 @@ class HFGenerate(RolloutEngine):
         """[n, t] response ids and their log-probabilities; stops as soon as every row has ended. What follows a row's
         end has no meaning."""
         drawn = DrawnLogprobs(sampling.temperature or 1.0)
-        sampled = batch.policy.generate(
-            input_ids=batch.ids,
-            attention_mask=batch.mask.long(),
-            stopping_criteria=StoppingCriteriaList([_Progress(bar)]),
-            logits_processor=LogitsProcessorList([drawn]),
-            past_key_values=None if batch.minds_padding else shared_prefill(batch.policy, batch.ids, batch.mask),
-        )[:, batch.ids.shape[1] :]
+        with uncompiled():  # a cache that grows would compile each layer many times
+            sampled = batch.policy.generate(
+                input_ids=batch.ids,
+                attention_mask=batch.mask.long(),
+                stopping_criteria=StoppingCriteriaList([_Progress(bar)]),
+                logits_processor=LogitsProcessorList([drawn]),
+                past_key_values=None if batch.minds_padding else shared_prefill(batch.policy, batch.ids, batch.mask),
+            )[:, batch.ids.shape[1] :]
         return sampled, drawn.of(sampled)
 
     def _until_eos(self, ids: Tensor) -> Tensor:

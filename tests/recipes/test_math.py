@@ -266,7 +266,7 @@ class TestBadInput:
             (["--filter=magic"], ["filter = 'magic'", "paper", "none"]),
             (["--ppo.minibatch_size=0"], ["ppo.minibatch_size = 0", "at least 1"]),
             (["--ppo.advantage=rloo"], ["ppo.kl_place = 'reward'", "kl_place=loss"]),
-            (["--ppo.lam=often"], ["ppo.lam = 'often'", "float"]),
+            (["--ppo.lam=often"], ["ppo.lam = 'often'", "use a number"]),
             (["--ppo.nope=3"], ["ppo.nope"]),
             (["--sampling.temperature=0"], ["sampling.temperature = 0", "above 0"]),
             (["--sampling.top_p=0.9"], ["sampling.top_p = 0.9", "1.0"]),
@@ -275,8 +275,8 @@ class TestBadInput:
             (["--tiny.context=16"], ["task.", "context", "16", "remove"]),
             (["--tiny.context=16", "--sft.steps=0"], ["task.", "context"]),
             (["--tiny.context=40", "--sft.steps=0", "--sampling.max_new_tokens=8"], ["task.gold", "context is 40"]),
-            (["--trainer.max_epochs=often"], ["trainer.max_epochs = 'often'", "int"]),
-            (["--config=/no/where.yaml"], ["/no/where.yaml", "not exist"]),
+            (["--trainer.max_epochs=often"], ["trainer.max_epochs = 'often'", "a whole number"]),
+            (["--config=/no/where.yaml"], ["/no/where.yaml", "no such file"]),
             (["--resume"], ["resume", "no checkpoint"]),
             (
                 ["--filter.class_path=ippo.callbacks.InfluenceFilterCallback", "--filter.init_args.min_survival=3"],
@@ -320,7 +320,7 @@ class TestBadInput:
 
     def test_a_configuration_that_is_no_yaml(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "mine.yaml").write_text("ppo: [1, 2\nfilter: {")
-        self.check(run(tmp_path / "run", f"--config={tmp_path / 'mine.yaml'}"), capsys, ["config", "line 1"])
+        self.check(run(tmp_path / "run", f"--config={tmp_path / 'mine.yaml'}"), capsys, ["config", "line 2"])
 
 
 def test_early_stopping_on_the_gold_solutions_loss(tmp_path: Path) -> None:

@@ -185,8 +185,10 @@ class HeldDirection:
         self._losses = losses
         if before is not None and len(before) == len(losses):
             mean, error = _mean_and_error(losses - before.to(losses))
-            falls = mean < -error
-            self._length = min(self.every, 2 * self._length) if falls else max(1, self._length // 2)
+            if mean < -error:
+                self._length = min(self.every, 2 * self._length)
+            elif (losses != before.to(losses)).any():  # else nothing has moved
+                self._length = max(1, self._length // 2)
 
 
 def _mean_and_error(scores: Tensor) -> tuple[float, float]:

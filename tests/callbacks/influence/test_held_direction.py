@@ -120,7 +120,7 @@ class TestWhenTheGoldLossDoesNotFall:
             return module(x).flatten() * torch.tensor([1.0, -0.9])
 
         direction = HeldDirection(ValidationDirection([torch.ones(2, 1)], of_two), 4)
-        assert computed_at(direction, {1: 2.0, 5: 1.0}) == [1, 5, 7, *range(8, 21)]
+        assert computed_at(direction, {1: 2.0, 5: 1.0}) == [1, 5, *range(7, 21, 2)]
 
     def test_also_after_a_resume(self) -> None:
         module = nn.Linear(1, 1, bias=False)

@@ -181,7 +181,8 @@ class TestBadInput:
         ("files", "words"),
         [
             ({}, r"it holds no file that ends in \.parquet, \.jsonl, \.json"),
-            ({"train.csv": "a,b"}, "it holds no file that ends in"),
+            ({"train.txt": "a,b"}, "it holds no file that ends in"),
+            ({"train.csv": "question,answer"}, r"its train files cannot be read as \.csv"),
             ({"train.jsonl": "{broken"}, r"its train files cannot be read as \.jsonl"),
             ({"train.parquet": "broken"}, r"its train files cannot be read as \.parquet"),
             ({"train.jsonl": '{"question": "q", "answer": ""}'}, r"its train split has no usable row \(1 were read\)"),

@@ -18,7 +18,7 @@ from ippo.recipes.presets import preset_files
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (  # from this heading on
-    ("README.md", "## Add it to your project"),
+    ("README.md", "**3. One callback in your own Trainer.**"),
     ("docs/add-to-your-project.md", "# "),
     ("docs/tasks.md", "## Reward functions"),
     ("docs/monitor.md", "# "),

@@ -1,4 +1,10 @@
-"""Options that make a run of the recipe a matter of a second or two."""
+"""Options that make a run of the recipe a matter of a second or two, and what such a run says of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
 
 SMALL = [
     "--tiny.hidden_size=16",
@@ -23,3 +29,15 @@ SMALL = [
     "--trainer.check_val_every_n_epoch=1",
     "--trainer.accelerator=cpu",
 ]
+
+
+def summary(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "summary.json").read_text())
+
+
+def numbers(directory: Path) -> dict[str, Any]:
+    """A run's results without the seconds they took."""
+    found = summary(directory)
+    for iteration in found["iterations"]:
+        del iteration["seconds"], iteration["speed"]
+    return found

@@ -77,12 +77,14 @@ def _goes_on(policy: Any) -> bool:
     whether it does is no matter of rounding."""
     if policy not in _can:
         text, mask = few_tokens(policy)
+        which = torch.tensor([0, 1, 0, 1], device=text.device)  # a cache may keep what it cannot give to more rows
         config = GenerationConfig(
             do_sample=False, max_new_tokens=3, return_dict_in_generate=True, output_logits=True, pad_token_id=0
         )
         with evaluation_mode(policy), torch.autocast(policy.device.type, enabled=False):
             try:
-                cache = _read_once(policy, text, mask.bool(), torch.tensor([0, 1], device=text.device))
+                cache = _read_once(policy, text, mask.bool(), which)
+                text, mask = text[which], mask[which]
                 found = [
                     torch.stack(policy.generate(text, config, attention_mask=mask, **more).logits, 1).to(policy.dtype)
                     for more in ({}, {"past_key_values": cache})

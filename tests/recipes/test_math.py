@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import datasets
 import pytest
 import torch
 import yaml
-from small_recipe import SMALL
+from small_recipe import SMALL, numbers, summary
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ippo.recipes.math import main
@@ -42,18 +41,6 @@ UPDATE_TAGS = {"ppo/policy_loss", "ppo/value_loss", "ppo/clip_fraction"}  # wher
 
 def run(directory: Path, *arguments: str) -> int:
     return main([*SMALL, f"--trainer.default_root_dir={directory}", *arguments])
-
-
-def summary(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "summary.json").read_text())
-
-
-def numbers(directory: Path) -> dict[str, Any]:
-    """A run's results without the seconds they took."""
-    found = summary(directory)
-    for iteration in found["iterations"]:
-        del iteration["seconds"], iteration["speed"]
-    return found
 
 
 @pytest.fixture(scope="module", autouse=True)

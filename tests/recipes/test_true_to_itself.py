@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from small_recipe import SMALL
+from small_recipe import SMALL, numbers, summary
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ippo.recipes.math import main
@@ -29,17 +29,6 @@ def run(directory: Path, *arguments: str) -> int:
 
 def go_on(directory: Path, *arguments: str) -> int:
     return main([f"--trainer.default_root_dir={directory}", "--resume", *arguments])
-
-
-def summary(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "summary.json").read_text())
-
-
-def numbers(directory: Path) -> dict[str, Any]:
-    found = summary(directory)
-    for iteration in found["iterations"]:
-        del iteration["seconds"], iteration["speed"]
-    return found
 
 
 def config(directory: Path) -> dict[str, Any]:

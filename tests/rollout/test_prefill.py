@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    FalconH1Config,
     Gemma2Config,
     LlamaForCausalLM,
     MambaConfig,
@@ -93,8 +94,16 @@ class TestShared:
 
 
 class TestNotShared:
-    def test_a_model_of_another_cache_samples_as_ever(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        model = wide(MambaConfig(**SMALL, state_size=4))
+    @pytest.mark.parametrize(
+        "config",
+        [
+            MambaConfig(**SMALL, state_size=4),
+            FalconH1Config(**SMALL, **HEADS, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=4),
+        ],
+        ids=["no keys and values", "states beside them that rows cannot share"],
+    )
+    def test_a_model_of_another_cache_samples_as_ever(self, tokenizer: PreTrainedTokenizerFast, config: Any) -> None:
+        model = wide(config)
         ids, mask = pad_left([[5, 6, 7], [5, 6, 7]], 0)
         with torch.no_grad():
             assert shared_prefill(model, ids, mask) is None

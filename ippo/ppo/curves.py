@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ippo.distributed import gather, gather_texts
 from ippo.functional import clip_fraction, engine_gaps, kl, kl_loss
@@ -89,25 +91,52 @@ def add_up(
     sums["tokens"] += int(episodes.lengths[counted].sum())
 
 
+def add_norms(sums: dict[str, float], norms: Mapping[str, Tensor]) -> bool:
+    """Add the norms of a step's gradients, before they are clipped, to the sums that :func:`update_curves` reads, if
+    all of them are finite; whether they are.
+
+    Args:
+        sums: added to in place.
+        norms: a scalar for the policy, and one for the critic where there is one.
+
+    Example:
+        >>> sums = {"steps": 0.0, "policy_grad_norm": 0.0}
+        >>> add_norms(sums, {"policy": torch.tensor(0.5)}), sums
+        (True, {'steps': 1.0, 'policy_grad_norm': 0.5})
+        >>> add_norms(sums, {"policy": torch.tensor(float("inf"))}), sums["steps"]
+        (False, 1.0)
+    """
+    found = {name: float(norm.full_tensor() if isinstance(norm, DTensor) else norm) for name, norm in norms.items()}
+    if not all(map(math.isfinite, found.values())):
+        return False
+    sums["steps"] += 1
+    for name, norm in found.items():
+        sums[f"{name}_grad_norm"] += norm
+    return True
+
+
 def update_curves(sums: Mapping[str, float], first: Mapping[str, float]) -> dict[str, float]:
     """The curves of an update: means over its episodes, its tokens, and the loss of the gold solutions mixed in.
 
-    ``ppo/mismatch`` is how far the first step's policy is from the one that sampled. It has not moved by then, so
-    whatever differs is a mistake: another numerical path in the engine, or dropout.
+    ``ppo/policy_grad_norm`` and ``ppo/value_grad_norm`` are the gradients' norms before they are clipped, the mean of
+    the steps that were taken. ``ppo/mismatch`` is how far the first step's policy is from the one that sampled. It has
+    not moved by then, so whatever differs is a mistake: another numerical path in the engine, or dropout.
 
     Args:
         sums: over the update, ``episodes`` and ``tokens`` counted, ``ptx_loss`` over ``ptx_rows`` gold solutions, and
-            any other name over the episodes. Empty where nothing survived.
+            norms of gradients over ``steps``, and any other name over the episodes. Empty where nothing survived.
         first: the same after the first step, or empty.
 
     Example:
         >>> update_curves({"episodes": 4.0, "tokens": 60.0, "policy_step": 2.0}, {"episodes": 2.0, "policy_step": 0.0})
         {'ppo/update_tokens': 60.0, 'ppo/policy_step': 0.5, 'ppo/mismatch': 0.0}
     """
-    counts = ("episodes", "tokens", "ptx_loss", "ptx_rows")
-    seen = max(1.0, sums.get("episodes", 0.0))
+    counts = ("episodes", "tokens", "ptx_loss", "ptx_rows", "steps")
+    seen, steps = max(1.0, sums.get("episodes", 0.0)), max(1.0, sums.get("steps", 0.0))
     curves = {"ppo/update_tokens": sums.get("tokens", 0.0)}
-    curves |= {f"ppo/{name}": value / seen for name, value in sums.items() if name not in counts}
+    for name, value in sums.items():
+        if name not in counts:
+            curves[f"ppo/{name}"] = value / (steps if name.endswith("_grad_norm") else seen)
     if sums.get("ptx_rows"):
         curves["ppo/ptx_loss"] = sums["ptx_loss"] / sums["ptx_rows"]
     if first:

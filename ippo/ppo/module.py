@@ -25,7 +25,7 @@ from ippo.influence import ValidationDirection
 from ippo.models import ActorCritic
 from ippo.models.attention import without_cudnn_attention
 from ippo.models.requirements import require_tokens
-from ippo.ppo.curves import add_up, rollout_curves, update_curves
+from ippo.ppo.curves import add_norms, add_up, rollout_curves, update_curves
 from ippo.ppo.engine_gap import GapWarning, importance_of
 from ippo.ppo.evaluation import Evaluation, seed_of
 from ippo.ppo.gold import gold_problems, gold_share
@@ -190,7 +190,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
                         loss = self.loss(micro, sums) / size
                         self.manual_backward(loss * world_size())  # summed: Lightning averages gradients over the ranks
                 first = first or dict(sums)
-                if self._clip():
+                if self._clip(sums):
                     optimizer.step()  # type: ignore[union-attr]
                 else:
                     emit(self.trainer, self, "on_step_skipped", minibatch)
@@ -239,11 +239,14 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         share = torch.ones_like(minibatch.lengths) if self.ppo.reduction == "mean" else minibatch.lengths
         return total(share[minibatch.weights > 0].sum())
 
-    def _clip(self) -> bool:
+    def _clip(self, sums: dict[str, float]) -> bool:
         """Clip the gradients of policy and value, each to the norm that is allowed; whether both are finite."""
-        groups = self.model.parameter_groups().values()
-        norms = [nn.utils.clip_grad_norm_(parameters, self.ppo.max_grad_norm) for parameters in groups]
-        return all(bool(norm.isfinite()) for norm in norms)
+        norms = {
+            name: nn.utils.clip_grad_norm_(parameters, self.ppo.max_grad_norm)
+            for name, parameters in self.model.parameter_groups().items()
+            if any(one.requires_grad for one in parameters)
+        }
+        return add_norms(sums, norms)
 
     # ---------------------------------------------------------------- validation and test
 

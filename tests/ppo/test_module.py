@@ -306,6 +306,27 @@ class TestIteration:
             norm = torch.stack([gradient.square().sum() for gradient in step.values()]).sum().sqrt()
             assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
+    def test_the_norms_of_gradients_are_told_as_they_were_before(
+        self,
+        make_module: MakeModule,
+        make_trainer: MakeTrainer,
+        data: PromptDataModule,
+        rollout: Episodes,
+        recorder: Recorder,
+    ) -> None:
+        found = []
+        for allowed in (1e9, 1e-3):
+            gradients = Gradients()
+            module = make_module(max_grad_norm=allowed, minibatch_size=99)
+            make_trainer(Replay(rollout), gradients, recorder).fit(module, data)
+            ((step,), curves) = gradients.steps, recorder.curves[-1]
+            found.append(curves["ppo/policy_grad_norm"])
+            assert curves["ppo/value_grad_norm"] > 0
+            if allowed == 1e9:
+                norm = torch.stack([gradient.square().sum() for gradient in step.values()]).sum().sqrt()
+                assert found == [pytest.approx(float(norm))]
+        assert found[1] == pytest.approx(found[0])
+
     @pytest.mark.parametrize(("inner_epochs", "minibatch_size", "steps"), [(1, 8, 2), (3, 5, 12), (2, 99, 2)])
     def test_takes_a_step_a_minibatch(
         self,
@@ -389,6 +410,7 @@ class TestWithoutACritic:
         before = state(module.model)
         trainer = make_trainer(max_epochs=2)
         trainer.fit(module, data)
+        assert {name for name in trainer.callback_metrics if name.endswith("grad_norm")} == {"ppo/policy_grad_norm"}
         after = state(module.model)
         moved = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
         assert moved == {"policy"}

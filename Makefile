@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 
 .PHONY: math test test-vllm lint dist clean
 
-## Learn arithmetic reasoning with influence-filtered PPO on this machine. More options: make math ARGS="--filter paper"
+## A small model learns arithmetic from a verifier that can be gamed: filtered, then by plain PPO. More options: make math ARGS="--filter paper"
 math: $(VENV)/.installed
-	$(BIN)/python -m ippo.recipes.math $(ARGS)
+	$(BIN)/python -m ippo.experiments.demo $(ARGS)
 
 ## Everything that CI runs: style, types, doctests, tests.
 test: $(VENV)/.installed lint

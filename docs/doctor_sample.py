@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).with_name("doctor.md")
-COMMAND = "python -m ippo.doctor --embedded.gold_size 8"
+COMMAND = "python -m ippo.doctor --embedded.gold_size 8 --embedded.verifier_error 0.25"
 
 
 def sample() -> str:

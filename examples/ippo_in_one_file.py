@@ -9,10 +9,10 @@ other way is dropped before the update.
     python examples/ippo_in_one_file.py --filter none --learning_rate 2e-4    # plain PPO, at the rate that suits it
 
 Read `ippo`, which is the algorithm, then what it calls. Of the library there is only the task: problems, verifier, and
-the check that knows the truth. Settings and results are those of `ippo.recipes.math --filter uniform`. Left out: what a
-small model does not need (several processes, half precision, LoRA, micro-batches) nor a short run (checkpoints, guards,
-curves, episode files); what is not the paper's choice (other scores, directions, rules, advantages); scores in the pass
-of the old log-probabilities, which saves time and hides what a score is; the stop at few survivors: none comes here.
+the check that knows the truth. Settings and results are those of `ippo.recipes.math --filter uniform` with as many
+random errors. Left out: what a small model does not need (processes, half precision, LoRA, micro-batches) nor a short
+run (checkpoints, guards, curves, episode files); what is not the paper's choice (other scores, directions, rules,
+advantages); scores in the pass of the old log-probabilities, which saves time and hides what a score is; the stop.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch.optim import AdamW, lr_scheduler
 from torch.utils.data import DataLoader, RandomSampler
 from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ippo.data.embedded import embedded_task
+from ippo.data.embedded import EmbeddedOptions, embedded_task
 
 
 @dataclass
@@ -241,7 +241,7 @@ def exact_match(policy: Any, tokenizer: Any, task: Any) -> str:
 if __name__ == "__main__":
     (settings,) = HfArgumentParser(Settings).parse_args_into_dataclasses()
     torch.manual_seed(settings.seed)
-    task = embedded_task()
+    task = embedded_task(EmbeddedOptions(verifier_error=0.25))
     policy, tokenizer = new_policy([row["prompt"] + row["solution"] for row in task.train])
     warm_start(policy, tokenizer, task, settings)
     print("Warm start:", exact_match(policy, tokenizer, task))

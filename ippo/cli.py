@@ -14,6 +14,7 @@ _WORDS = {
     "compare": "run arms x seeds, and tell which way to train is better",
     "diagnose": "what the filter's scores saw in finished runs",
     "doctor": "examine a policy and a task before a long run",
+    "demo": "a verifier that can be gamed: the filter and plain PPO, side by side",
 }
 _HELP = "\n".join(
     (
@@ -23,7 +24,7 @@ _HELP = "\n".join(
         "",
         *(f"  {word:<10}{meaning}" for word, meaning in _WORDS.items()),
         "",
-        "  ippo train                        # the embedded task, about three minutes",
+        "  ippo demo                         # the embedded task, about three minutes",
         "  ippo doctor --task gsm8k --policy Qwen/Qwen2.5-0.5B",
         "  ippo WORD --help                  # its options, with examples",
         "  ippo --version",
@@ -57,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from ippo.experiments import diagnose
 
         return diagnose.main(words, "ippo diagnose")
+    if word == "demo":
+        from ippo.experiments import demo
+
+        return demo.main(words, "ippo demo")
     if word == "doctor":
         from ippo.doctor.__main__ import main as doctor
 

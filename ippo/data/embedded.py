@@ -60,11 +60,12 @@ class EmbeddedOptions:
         min_steps, max_steps: steps a problem takes.
         wrong_step, nonsense, shortcut: share of the demonstrations with each kind of unfaithful chain.
         gold_error: share of the gold solutions with a wrong step, which a direction made of them then has, too.
-        verifier_error: share of the training rewards that are flipped; evaluation never errs. By default 0.25, and
-            none beside a hole.
+        verifier_error: share of the training rewards that are flipped; evaluation never errs. By default none beside a
+            hole, and else 0.25.
         verifier_errs_on: ``"both"`` right and wrong answers, or one of them alone.
         verifier_error_icc: correlation of the flips on the samples of one prompt.
-        verifier_hole: kind of wrong answers that the training verifier lets by (:mod:`ippo.rewards.holes`).
+        verifier_hole: kind of wrong answers that the training verifier lets by (:mod:`ippo.rewards.holes`). By default
+            ``"short"``, and ``"none"`` where one of the random errors' dials is given.
         verifier_hole_rate: share of them that it does.
         seed: which problems are drawn; independent of the run's seed.
     """
@@ -82,7 +83,7 @@ class EmbeddedOptions:
     verifier_error: float | None = None
     verifier_errs_on: ErrsOn = "both"
     verifier_error_icc: float = 0.0
-    verifier_hole: HoleName = "none"
+    verifier_hole: HoleName | None = None
     verifier_hole_rate: float = 1.0
     seed: int = 0
 
@@ -110,16 +111,25 @@ class EmbeddedOptions:
         self.verifier()  # refuses a hole or a side that it does not know
 
     @property
+    def hole(self) -> HoleName:
+        """The hole that the training verifier has."""
+        if self.verifier_hole is not None:
+            return self.verifier_hole
+        at_random = self.verifier_error is not None or self.verifier_errs_on != "both" or self.verifier_error_icc > 0
+        return "none" if at_random else "short"
+
+    @property
     def flipped(self) -> float:
         """Share of the training rewards that are flipped."""
         if self.verifier_error is not None:
             return self.verifier_error
-        return 0.25 if self.verifier_hole == "none" else 0.0
+        return 0.25 if self.hole == "none" else 0.0
 
     def verifier(self) -> RewardFunction:
         """The reward of the training, with its errors."""
-        hole, rate = self.verifier_hole, self.verifier_hole_rate
-        reward = numeric_reward if hole == "none" else HoledVerifier(numeric_reward, hole, rate)
+        reward: RewardFunction = numeric_reward
+        if self.hole != "none":
+            reward = HoledVerifier(numeric_reward, self.hole, self.verifier_hole_rate)
         return NoisyVerifier(reward, self.flipped, self.verifier_errs_on, self.verifier_error_icc)
 
     @property
@@ -128,8 +138,9 @@ class EmbeddedOptions:
         errs_on = {"both": "its rewards", "right": "the right answers", "wrong": "the wrong answers"}
         together = f", in groups (ICC {self.verifier_error_icc:g})" if self.verifier_error_icc else ""
         errs = f"errs on {self.flipped:.0%} of {errs_on[self.verifier_errs_on]}{together}"
-        if self.verifier_hole != "none":
-            errs = f"lets {self.verifier_hole_rate:.0%} of {self.verifier_hole!r} answers by, and {errs}"
+        if self.hole != "none":
+            passes = f"lets {self.verifier_hole_rate:.0%} of {self.hole!r} answers by"
+            errs = f"{passes}, and {errs}" if self.flipped else passes
         return f"The training verifier {errs}, on purpose; evaluation never does."
 
 
@@ -165,7 +176,7 @@ def embedded_task(options: EmbeddedOptions = EmbeddedOptions()) -> Task:
         validation,
         test,
         reward=options.verifier(),
-        check=partial(check_chains, hole=options.verifier_hole),
+        check=partial(check_chains, hole=options.hole),
         notice=options.notice,
     )
 

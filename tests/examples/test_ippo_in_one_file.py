@@ -134,7 +134,7 @@ def test_it_prints_the_accuracy_before_and_after(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = embedded_task(EmbeddedOptions(train_size=64, gold_size=8, validation_size=1, test_size=4, max_steps=2))
-    monkeypatch.setattr("ippo.data.embedded.embedded_task", lambda: small)
+    monkeypatch.setattr("ippo.data.embedded.embedded_task", lambda options: small)
     arguments = "--warm_start_steps 20 --iterations 2 --prompts 4 --samples 2 --filter paper --seed 3"
     monkeypatch.setattr(sys, "argv", [str(FILE), *arguments.split()])
     runpy.run_path(str(FILE), run_name="__main__")

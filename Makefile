@@ -4,7 +4,7 @@ VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 
-.PHONY: math test test-vllm lint dist clean
+.PHONY: math test test-vllm lint docs dist clean
 
 ## A small model learns arithmetic from a verifier that can be gamed: filtered, then by plain PPO. More options: make math ARGS="--filter paper"
 math: $(VENV)/.installed
@@ -22,6 +22,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy ippo
+
+## The site, into site/: site/index.html reads offline. A warning is an error, a broken link is a warning.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs build --quiet
 
 ## Build wheel and sdist, check both, install the wheel into a fresh environment, and run it in an empty directory.
 TOOLS := build/tools
@@ -44,6 +48,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 # Its torchvision, torchaudio and torchcodec break beside the CPU torch.
 $(VLLM_VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
@@ -53,4 +61,4 @@ $(VLLM_VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) runs build dist
+	rm -rf $(VENV) $(VLLM_VENV) runs build dist site

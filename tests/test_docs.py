@@ -81,6 +81,13 @@ def test_links_lead_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(to), f"{target}#{anchor}"
 
 
+def test_the_site_has_a_place_for_every_page() -> None:
+    """And ``make docs`` refuses one that it has none for."""
+    site = (ROOT / "mkdocs.yml").read_text()
+    placed = {*re.findall(r": (\S+\.md)$", site, re.MULTILINE), "package.md"}  # that is for the package index
+    assert {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")} <= placed
+
+
 def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
     draw = runpy.run_path(str(ROOT / "docs/draw_rooms.py"))
     assert draw["diagram"]() in (ROOT / "docs/architecture.md").read_text()

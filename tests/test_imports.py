@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_origin
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_importing_the_package_is_light() -> None:
 @pytest.mark.parametrize(("module", "name"), list(public_names()))
 def test_public_names_are_there_and_documented(module: str, name: str) -> None:
     thing = getattr(importlib.import_module(module), name)
-    if inspect.isclass(thing):
+    if inspect.isclass(thing) and not get_origin(thing):  # Python 3.10 takes Callable[...] for a class
         text = vars(thing).get("__doc__") or ""
         assert text
         assert not text.startswith(f"{name}(")  # a dataclass writes one of its own

@@ -54,6 +54,16 @@ LANGUAGE = {".py": "python", ".cff": "yaml", "": "text"}
 LINK = re.compile(r"(\]\(|^\[[^\]]+\]: *)(?!\w+:|#)([^)\s#]+)", re.MULTILINE)
 
 
+def on_config(config: MkDocsConfig) -> None:
+    """Name the examples and the rooms in the sections that wait for them."""
+    sections = {name: pages for part in config.nav for name, pages in part.items()}
+    both = [*sections["Tutorials"], *sections["Reference"]]
+    inside = {name: pages for one in both for name, pages in one.items()}
+    programs = [page for page in PAGES.values() if page.startswith("examples/") and page != "examples/index.md"]
+    inside["Examples"] += ["examples/index.md", *({Path(page).stem: page} for page in programs)]
+    inside["API"] += [{room: f"reference/{room}.md"} for room in ROOMS]
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made."""
     for source, target in PAGES.items():

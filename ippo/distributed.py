@@ -1,8 +1,8 @@
-"""Sums, maxima and rows over all processes of a run, and what keeps the ranks in step; on one process each returns its
-argument.
+"""Sums, maxima and rows over all processes of a run, what keeps the ranks in step, and tensors that they hold in parts;
+on one process each returns its argument.
 
-All but :func:`world_size`, :func:`rank`, :func:`seed_each_rank` and :func:`no_sync` wait for the other ranks: every
-rank must call them, in the same order.
+All but :func:`world_size`, :func:`rank`, :func:`seed_each_rank`, :func:`no_sync`, :func:`is_sharded`, :func:`own_part`
+and :func:`placed_like` wait for the other ranks: every rank must call them, in the same order.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics.utilities.distributed import gather_all_tensors
 
@@ -53,6 +54,21 @@ def total_of(value: int, device: torch.device | str) -> int:
 def largest(value: int, device: torch.device | str) -> int:
     """Maximum over the ranks of a plain number."""
     return int(_reduced(torch.tensor(value, device=device), dist.ReduceOp.MAX)) if world_size() > 1 else value
+
+
+def extremes(value: int, device: torch.device | str) -> tuple[int, int]:
+    """Minimum and maximum over the ranks of a plain number."""
+    if world_size() == 1:
+        return value, value
+    least, most = _reduced(torch.tensor([-value, value], device=device), dist.ReduceOp.MAX).tolist()
+    return -least, most
+
+
+def everywhere(flags: Sequence[bool], device: torch.device | str) -> list[bool]:
+    """Of each, whether it holds on every rank."""
+    if world_size() == 1:
+        return list(flags)
+    return _reduced(torch.tensor(flags, dtype=torch.int, device=device), dist.ReduceOp.MIN).bool().tolist()
 
 
 def gather(value: Tensor) -> tuple[Tensor, slice]:
@@ -118,6 +134,39 @@ def seed_each_rank() -> None:
         seed = (torch.initial_seed() + 1_000_003 * rank()) % 2**32
         for start in (torch.manual_seed, numpy.random.seed, random.seed):
             start(seed)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether FSDP of either generation, tensor parallelism or DeepSpeed's third stage has spread it over the ranks."""
+    return isinstance(tensor, DTensor) or getattr(tensor, "_fsdp_flattened", False) or hasattr(tensor, "ds_id")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All ranks' parts of a sharded tensor, put together; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor; any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def placed_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor where another one is, in its precision; of one that is sharded, this rank's part."""
+    tensor = tensor.to(device=like.device, dtype=like.dtype)
+    if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def for_checkpoint(tensor: Tensor) -> Tensor:
+    """A tensor as a checkpoint holds it, which is the first rank's to write: one that is sharded is put together there,
+    in the CPU's memory, and empty on the others. :func:`placed_like` takes it up again, on as many ranks as there are
+    then."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    put_together = whole(tensor)
+    return put_together.cpu() if rank() == 0 else put_together.new_empty(0, device="cpu")
 
 
 def _reduced(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:

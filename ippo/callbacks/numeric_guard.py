@@ -10,9 +10,8 @@ from typing import Any
 
 import lightning as L
 
-from ippo.distributed import largest, total_of
+from ippo.distributed import is_sharded, largest, total_of
 from ippo.errors import require
-from ippo.influence.parameters import is_sharded
 from ippo.ppo.guards import Limits, NumericWarning, complaints, culprits, excerpt
 from ippo.rollout.episodes import Episodes
 

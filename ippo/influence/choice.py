@@ -15,8 +15,9 @@ from ippo.influence.backends import ghost_scores, jvp_scores
 from ippo.influence.direction import Losses
 from ippo.influence.hook_check import PROBED_EVERY, MismatchError
 from ippo.influence.hooks import UncoveredLayerError
+from ippo.influence.in_step import run_in_step
 from ippo.influence.loop import loop_scores
-from ippo.influence.parameters import trainable
+from ippo.influence.parameters import spread, trainable
 
 OneBatch = Callable[[nn.Module, Losses, Any, Mapping[str, Tensor]], Tensor]
 """Scores of one micro-batch, [n]."""
@@ -48,7 +49,10 @@ class Choice:
         self, module: nn.Module, losses: Losses, batches: Iterable[Any], along: Mapping[str, Tensor]
     ) -> list[Tensor]:
         """[n] for each batch. When a probe finds that hooks do not see the episodes, the batches of this call that no
-        probe has passed since are scored anew."""
+        probe has passed since are scored anew. Where ranks hold parts of the module there are hooks alone."""
+        if spread(module):
+            self.backend, self.why = "ghost", "hooks alone score a module of which each rank holds parts"
+            return run_in_step(module, batches, lambda batch: ghost_scores(module, losses, batch, along))
         key = id(module), frozenset(trainable(module))
         if key != self._decided_for:
             self._decided_for = key

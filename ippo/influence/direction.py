@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ippo.distributed import total, total_of
+from ippo.distributed import everywhere, own_part, total, total_of
 from ippo.errors import UsageError, require
+from ippo.influence.in_step import in_step
 from ippo.influence.inputs import check_direction, check_gold, check_rows
-from ippo.influence.parameters import trainable
+from ippo.influence.parameters import spread, trainable
+from ippo.influence.plain_gradients import over_ranks, plain_gradients
 from ippo.modes import evaluation_mode
 
 Losses = Callable[[nn.Module, Any], Tensor]
@@ -121,22 +123,22 @@ def losses_and_mean_gradient(
         UsageError: if there is no row.
     """
     parameters = trainable(module)
-    sums = [torch.zeros_like(parameter) for parameter in parameters.values()]
-    found = [torch.zeros(0, device=sums[0].device)]
-    for batch in batches:
+    sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    found = [torch.zeros(0, device=next(iter(sums.values())).device)]
+    for batch, counts in in_step(module, batches):
         with torch.enable_grad(), evaluation_mode(module, checkpointing=True):
             values = losses(module, batch)
             check_rows(values, "loss of the direction")
-            if values.requires_grad:
-                gradients = torch.autograd.grad(values.sum(), list(parameters.values()), allow_unused=True)
-                for accumulated, gradient in zip(sums, gradients, strict=True):
-                    if gradient is not None:
-                        accumulated += gradient
-        found.append(values.detach().float())
+            if values.requires_grad or spread(module):
+                loss = values.sum() if counts else 0 * values.sum()
+                for name, gradient in plain_gradients(parameters, loss).items():
+                    sums[name] += gradient
+        if counts:
+            found.append(values.detach().float())
     rows = torch.cat(found)
     count = total_of(len(rows), rows.device)
     require(count > 0, "direction", "no example", "its batches are empty: give it at least one row")
-    return rows, {name: total(one) / count for name, one in zip(parameters, sums, strict=True)}
+    return rows, {name: over_ranks(one, parameters) / count for name, one in sums.items()}
 
 
 def mean_over_ranks(values: Tensor) -> float:
@@ -146,10 +148,10 @@ def mean_over_ranks(values: Tensor) -> float:
 
 class FittedDirection(Mapping[str, Tensor]):
     """A direction that fits a module. Every backend reads it here, each parameter's part where it needs it, so that one
-    that is kept in parts, or in another precision than the module's, is made whole one parameter at a time.
+    that is kept in another precision than the module's is cast one parameter at a time.
 
     Args:
-        parts: a tensor for each parameter.
+        parts: a tensor for each parameter; of one that is sharded, whole or sharded alike.
         parameters: of the module, by the same names.
     """
 
@@ -157,7 +159,8 @@ class FittedDirection(Mapping[str, Tensor]):
         self._parts, self._parameters = parts, parameters
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._parts[name].to(self._parameters[name])
+        parameter = self._parameters[name]
+        return self._parts[name].to(device=parameter.device, dtype=parameter.dtype)
 
     def __contains__(self, name: object) -> bool:
         return name in self._parameters
@@ -201,7 +204,15 @@ def resolve(
         shape, device = tuple(tensor.shape), str(tensor.device)
         require(shape == parameter.shape, argument, f"shape {shape}", f"the parameter has {tuple(parameter.shape)}")
         require(tensor.device == parameter.device, argument, f"on {device}", f"move it to {parameter.device}")
-        # A sum, which is cheap, is finite only if all of it is; that of finite numbers may still overflow.
-        finite = bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
-        require(finite, argument, "NaN or Inf", "mend the reference loss: scores along it would mean nothing")
+    finite = [_is_finite(own_part(tensors[name])) for name in parameters]
+    if spread(module):  # one rank's shards may be, and another's not
+        finite = everywhere(finite, next(iter(parameters.values())).device)
+    for name, fits in zip(parameters, finite, strict=True):
+        remedy = "mend the reference loss: scores along it would mean nothing"
+        require(fits, f"direction[{name!r}]", "NaN or Inf", remedy)
     return FittedDirection(tensors, parameters)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """A sum, which is cheap, is finite only if all of it is; that of finite numbers may still overflow."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())

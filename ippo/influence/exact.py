@@ -14,10 +14,12 @@ from ippo.influence.backends import fd_scores, ghost_scores, ghost_scores_and_no
 from ippo.influence.choice import Choice, OneBatch, why_no_forward_mode
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
 from ippo.influence.directions import leave_one_out, leaves_one_out
+from ippo.influence.gathering import gathered
 from ippo.influence.hook_check import checked_derivative
 from ippo.influence.hooks import UncoveredLayerError
+from ippo.influence.in_step import run_in_step
 from ippo.influence.loop import loop_scores, loop_scores_and_norms
-from ippo.influence.parameters import Subset, scored
+from ippo.influence.parameters import Subset, require_whole, scored, spread
 from ippo.influence.precision import half_of, require_full_precision
 from ippo.influence.scorer import Scorer
 
@@ -65,6 +67,8 @@ class ExactScorer(Scorer):
         self._picked = Choice()
 
     def check(self, module: nn.Module) -> None:
+        if self.backend not in ("auto", "ghost"):
+            require_whole(module, "backend", self.backend)
         if self.backend == "fd":
             require_full_precision(half_of(module), "backend", "fd")
 
@@ -73,9 +77,11 @@ class ExactScorer(Scorer):
     ) -> Tensor:
         """See :meth:`Scorer.score`."""
         with scored(module, self.parameters):
-            along = resolve(direction, module, Buffer(losses, batches))
+            self.check(module)
+            fitted = resolve(direction, module, Buffer(losses, batches))
+            along = gathered(fitted, keep=self.parameters is not None)
             if leaves_one_out(direction):
-                both = [self._with_norms(module, losses, batch, along) for batch in batches]
+                both = run_in_step(module, batches, lambda batch: self._with_norms(module, losses, batch, along))
                 nothing = torch.empty(0, device=next(module.parameters()).device)
                 both = both or [(nothing, nothing)]  # another rank may hold all the episodes, and waits for this one
                 return leave_one_out(*map(torch.cat, zip(*both, strict=True)))
@@ -83,7 +89,7 @@ class ExactScorer(Scorer):
                 scores = self._picked.scores(module, losses, batches, along)
                 self.choice = f"{self._picked.backend}: {self._picked.why}"
             else:
-                scores = [self._asked_for(module, losses, batch, along) for batch in batches]
+                scores = run_in_step(module, batches, lambda batch: self._asked_for(module, losses, batch, along))
         return torch.cat([one.detach().float() for one in scores]) if scores else torch.empty(0)
 
     def token_scores(
@@ -117,6 +123,7 @@ class ExactScorer(Scorer):
         jvps: list[Tensor] = []
         require(not leaves_one_out(direction), "direction", "BufferDirection(leave_one_out=True)", "use score instead")
         with scored(module, self.parameters):
+            require_whole(module, "scorer", "token scores and derivatives of log-probabilities")
             along = resolve(direction, module, Buffer(lambda *args: function(*args).sum(1), batches))
             for batch in batches:
                 value, jvp = checked_derivative(module, function, batch, along)
@@ -144,7 +151,7 @@ class ExactScorer(Scorer):
         try:
             return ghost_scores_and_norms(module, losses, batch, along)
         except UncoveredLayerError as refusal:
-            if self.backend == "ghost":
+            if self.backend == "ghost" or spread(module):
                 raise
             self.choice = f"loop: hooks cannot cover {refusal.layer!r}, because {refusal.reason}"
             return loop_scores_and_norms(module, losses, batch, along)

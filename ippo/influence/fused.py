@@ -14,7 +14,7 @@ from ippo.influence.direction import Buffer, Direction, Losses, resolve
 from ippo.influence.directions import leaves_one_out
 from ippo.influence.hook_check import checked_backward
 from ippo.influence.layer_formulas import Arguments, LayerFormula, row_dots, weighted_sum
-from ippo.influence.parameters import Subset, scored, trainable
+from ippo.influence.parameters import Subset, require_whole, scored, trainable
 
 Weigh = Callable[[Tensor], Tensor]
 """[n] scores -> [n] factors of the losses, 0 for an episode that is dropped."""
@@ -59,6 +59,7 @@ def score_and_backward(
         tensor([[12.]])
     """
     require(not leaves_one_out(direction), "direction", "BufferDirection(leave_one_out=True)", "use ExactScorer")
+    require_whole(module, "score_and_backward", type(module).__name__)
     with scored(module, parameters):
         along = resolve(direction, module, Buffer(losses, [batch]))
     kept: list[tuple[LayerFormula, Callable[[Tensor], dict[str, Tensor]]]] = []

@@ -7,12 +7,14 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from ippo.distributed import largest, own_part, placed_like, total
 from ippo.errors import UsageError
 from ippo.influence.direction import Losses
 from ippo.influence.hooks import ROWS_ARE_NOT_EPISODES, OnGradient, Trace, UncoveredLayerError, hooked_backward
@@ -25,7 +27,8 @@ from ippo.influence.layer_formulas import (
     row_dots,
 )
 from ippo.influence.loop import LoopFormula
-from ippo.influence.parameters import trainable
+from ippo.influence.parameters import spread, trainable
+from ippo.influence.plain_gradients import plain_gradients
 from ippo.influence.precision import WatchPrecision, half_of
 from ippo.modes import evaluation_mode
 
@@ -49,20 +52,39 @@ class _Trust:
     Args:
         kinds: of the layers without a formula of their own, see :data:`ippo.influence.layer_formulas.Kinds`.
         alone: whether the trial had one episode, which tells nothing of rows.
+        together: where ranks hold parts of the module, and so must decide alike, their device.
     """
 
     kinds: dict[str, type[LayerFormula]]
     alone: bool
+    together: torch.device | None = None
     passes: int = 0
     known: set[Trace] = field(default_factory=set)
 
-    def doubts(self, trace: Trace) -> bool:
-        if self.alone:
+    def doubts(self, trace: Trace, n: int) -> bool:
+        """See :data:`ippo.influence.hooks.Doubts`; one rank's are all ranks'."""
+        doubt = self._doubt(trace) if n > 1 else _Doubt.NONE
+        if self.together is not None:
+            doubt = largest(doubt, self.together)
+        if doubt == _Doubt.TRIAL:
             raise _FirstNeighboursError
+        return doubt == _Doubt.ROWS
+
+    def _doubt(self, trace: Trace) -> int:
+        if self.alone:
+            return _Doubt.TRIAL
         new = trace not in self.known
         self.known.add(trace)
         self.passes += 1
-        return new or self.passes <= PROBED_FIRST or self.passes % PROBED_EVERY == 0
+        return _Doubt(new or self.passes <= PROBED_FIRST or self.passes % PROBED_EVERY == 0)
+
+
+class _Doubt(IntEnum):
+    """What a pass is not believed in."""
+
+    NONE = 0
+    ROWS = 1
+    TRIAL = 2  # what was tried with one episode meets several
 
 
 class _FirstNeighboursError(Exception):
@@ -92,13 +114,17 @@ def checked_backward(module: nn.Module, losses: Callable[[], Tensor], on_gradien
                 return hooked_backward(module, losses, told_by_name(on_gradient), trust.kinds, trust.doubts)
             except _FirstNeighboursError:
                 pass
-        trust = trusted[names] = _Trust({}, alone=False)
+        device = next(iter(trainable(module).values())).device
+        trust = trusted[names] = _Trust({}, alone=False, together=device if spread(module) else None)
         if not _trial(module, losses, trust):
             del trusted[names]
         return hooked_backward(module, losses, told_by_name(on_gradient), trust.kinds)
-    except UncoveredLayerError:
+    except UncoveredLayerError as refusal:
         trusted.pop(names, None)
-        raise
+        if not spread(module):
+            raise
+        remedy = "FSDP2 leaves parts of it to each rank: score other `parameters`, or train with strategy=ddp"
+        raise UncoveredLayerError(refusal.layer, refusal.reason, remedy) from refusal
 
 
 def checked_derivative(
@@ -161,16 +187,21 @@ def _trial(module: nn.Module, losses: Callable[[], Tensor], trust: _Trust) -> bo
     factors = _factors(values)
     expected: dict[str, float] = dict.fromkeys(groups.values(), 0.0)
     for name, gradient in _plain_gradients(module, losses, factors).items():
-        expected[groups[name]] += float((gradient.float() * direction[name]).sum())
+        precise = gradient.float()
+        along = placed_like(direction[name], precise)
+        expected[groups[name]] += float((own_part(precise) * own_part(along)).sum())
     parts = {group: factors * torch.stack(found[group]).sum(0) if found[group] else factors * 0 for group in expected}
-    largest = max(float(part.norm()) for part in parts.values())
+    sums = torch.tensor([[expected[group], part.sum(), part.norm() ** 2] for group, part in parts.items()])
+    if trust.together is not None:  # a plain gradient is one of all ranks' losses there
+        sums = total(sums.to(trust.together)).cpu()
     relative, absolute = _tolerance(module, precision)
-    for group, part in parts.items():
-        if not abs(float(part.sum()) - expected[group]) <= relative * float(part.norm()) + absolute * largest:
+    norms = sums[:, 2].sqrt()
+    for group, (plain, fast, _), norm in zip(parts, sums.tolist(), norms.tolist(), strict=True):
+        if not abs(fast - plain) <= relative * norm + absolute * float(norms.max()):
             raise UncoveredLayerError(group, "its formula does not give the gradient that a backward does")
-    trust.alone = len(values) == 1
+    trust.alone = (len(values) if trust.together is None else largest(len(values), trust.together)) == 1
     trust.kinds = {name: next(iter(uses)) for name, uses in kinds.items() if len(uses) == 1}
-    return largest > 0
+    return bool(norms.max() > 0)
 
 
 def _plain_gradients(module: nn.Module, values: Callable[[], Tensor], factors: Tensor) -> dict[str, Tensor]:
@@ -178,10 +209,9 @@ def _plain_gradients(module: nn.Module, values: Callable[[], Tensor], factors: T
     parameters = trainable(module)
     with torch.enable_grad(), evaluation_mode(module, checkpointing=True):
         found = values()
-        if not found.requires_grad:
+        if not found.requires_grad and not spread(module):
             return {}
-        gradients = torch.autograd.grad(found, list(parameters.values()), factors.to(found), allow_unused=True)
-    return {name: one for name, one in zip(parameters, gradients, strict=True) if one is not None}
+        return plain_gradients(parameters, found, factors.to(found))
 
 
 def _factors(values: Tensor) -> Tensor:

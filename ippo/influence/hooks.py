@@ -22,6 +22,7 @@ from ippo.influence.inputs import check_losses
 from ippo.influence.layer_formulas import UNTRIED, Arguments, Kinds, LayerFormula, find_layer_formulas, why_not
 from ippo.influence.recompute import checkpointed_layers, recomputing
 from ippo.influence.row_probe import RowProbe
+from ippo.influence.sharding import gathering_parts, unshard_for_backward
 
 ROWS_ARE_NOT_EPISODES = "the rows that its hooks see are not the episodes"
 
@@ -43,15 +44,14 @@ class Trace(NamedTuple):
     ambiguous: bool
 
 
-Doubts = Callable[[Trace], bool]
-"""Whether the rows of a pass like this are to be probed, see :class:`RowProbe`."""
+Doubts = Callable[[Trace, int], bool]
+"""Whether the rows of a pass like this, of so many episodes, are to be probed, see :class:`RowProbe`."""
 
 
 class UncoveredLayerError(UsageError):
     """A layer that hooks cannot tell apart by episode."""
 
-    def __init__(self, layer: str, reason: str) -> None:
-        remedy = "use backend='jvp' or 'loop' of ExactScorer"
+    def __init__(self, layer: str, reason: str, remedy: str = "use backend='jvp' or 'loop' of ExactScorer") -> None:
         super().__init__("backend", "ghost", f"it cannot cover {layer!r}: {reason}; {remedy}")
         self.layer, self.reason = layer, reason
 
@@ -70,7 +70,7 @@ def hooked_backward(
         losses: runs the forward; returns [n], one loss an episode.
         on_gradient: see :data:`OnGradient`.
         kinds: see :func:`find_layer_formulas`.
-        doubts: asked once there are several episodes; a second backward through the same graph then probes the rows.
+        doubts: asked when the losses are there; a second backward through the same graph then probes the rows.
 
     Returns:
         [n] the losses, detached.
@@ -79,14 +79,14 @@ def hooked_backward(
         UncoveredLayerError: if a trainable parameter acts where its layer's hooks cannot see it, by episode, or a probe
             finds rows that are not the episodes.
     """
-    watch = _HookedPass(find_layer_formulas(module, kinds), on_gradient)
+    watch = _HookedPass(module, find_layer_formulas(module, kinds), on_gradient)
     with torch.enable_grad(), watch.hooks(), recomputing(checkpointed_layers(module), watch):
         values = losses()
         check_losses(values)
         watch.check_rows(len(values))
         leaves, operations = watch.begins_with([values])
         if leaves:  # else no loss depends on a trainable parameter
-            if doubts is not None and len(values) > 1 and doubts(watch.trace(operations, len(values))):
+            if doubts is not None and doubts(watch.trace(operations, len(values)), len(values)):
                 watch.probe = RowProbe(values)
             torch.autograd.grad(values.sum(), leaves, retain_graph=watch.probe is not None)
             if watch.probe is not None:
@@ -98,13 +98,12 @@ def hooked_backward(
 class _HookedPass:
     """The state of one watched pass: which layers are running, and what came out of them."""
 
-    def __init__(self, formulas: list[LayerFormula], on_gradient: OnGradient) -> None:
-        self.on_gradient = on_gradient
-        self.own = {formula: [formula.module.get_parameter(name) for name in formula.names] for formula in formulas}
-        self.names: dict[Tensor, str] = {
-            p: name for formula in formulas for p, name in zip(self.own[formula], formula.names.values(), strict=True)
-        }
-        self.running: Counter[nn.Parameter] = Counter()
+    def __init__(self, module: nn.Module, formulas: list[LayerFormula], on_gradient: OnGradient) -> None:
+        self.on_gradient, self.formulas = on_gradient, formulas
+        self.gathering = gathering_parts(module)
+        self.names: dict[Tensor, str] = {}  # of the watched parameters, and of what stands in the place of shards
+        self._learn_names(formulas)
+        self.running: Counter[str] = Counter()  # uses of a parameter by layers that are running
         self.outputs: list[tuple[LayerFormula, torch.Size]] = []
         self.paused = False
         self.probe: RowProbe | None = None
@@ -123,8 +122,7 @@ class _HookedPass:
 
     def owns(self, layer: nn.Module) -> bool:
         """Whether anything inside a layer is watched."""
-        inside = set(layer.modules())
-        return any(formula.module in inside for formula in self.own)
+        return bool(self._inside(layer))
 
     def begins_with(self, outputs: list[Tensor]) -> tuple[list[Tensor], Counter[str]]:
         """The leaves and the operations of the graph of ``outputs``.
@@ -141,7 +139,10 @@ class _HookedPass:
     @contextmanager
     def hooks(self) -> Iterator[None]:
         handles = []
-        for formula in self.own:
+        for part in self.gathering:  # after it has gathered its parameters, and before any layer inside runs
+            learn = partial(self._learn_names, self._inside(part))
+            handles.append(part.register_forward_pre_hook(learn))
+        for formula in self.formulas:
             before, after = partial(self._before, formula), partial(self._after, formula)
             handles += [
                 formula.module.register_forward_pre_hook(before),
@@ -152,7 +153,7 @@ class _HookedPass:
         finally:
             for handle in handles:
                 handle.remove()
-            for parameter in self.running:  # an error may have ended a layer half way
+            for parameter in self.names:  # an error may have ended a layer half way
                 parameter.requires_grad_(True)
 
     def check_rows(self, n: int) -> None:
@@ -166,10 +167,18 @@ class _HookedPass:
         sizes = frozenset(tuple(size.bit_length() for size in shape[1:]) for shape in shapes)
         return Trace(frozenset(operations.items()), sizes, any(n in shape[1:-1] for shape in shapes))
 
+    def _inside(self, part: nn.Module) -> list[LayerFormula]:
+        inside = set(part.modules())
+        return [formula for formula in self.formulas if formula.module in inside]
+
+    def _learn_names(self, formulas: list[LayerFormula], *_: Any) -> None:
+        """Those of the parameters that are there now."""
+        self.names.update((parameter, name) for formula in formulas for name, parameter in formula.present.items())
+
     def _before(self, formula: LayerFormula, *_: Any) -> None:
         if not self.paused:
-            for parameter in self.own[formula]:
-                self.running[parameter] += 1
+            for name, parameter in formula.present.items():
+                self.running[name] += 1
                 parameter.requires_grad_(False)
 
     def _after(self, formula: LayerFormula, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
@@ -178,9 +187,9 @@ class _HookedPass:
         if self.run == "ahead" or (torch.is_grad_enabled() and self.run == "only"):
             self._count(formula, output)
         tapped = self._tap(formula, args, kwargs, output) if torch.is_grad_enabled() else None
-        for parameter in self.own[formula]:
-            self.running[parameter] -= 1
-            parameter.requires_grad_(not self.running[parameter])
+        for name, parameter in formula.present.items():
+            self.running[name] -= 1
+            parameter.requires_grad_(not self.running[name])
         return tapped
 
     def _count(self, formula: LayerFormula, output: Any) -> None:
@@ -217,6 +226,7 @@ class _HookedPass:
             versions.clear()
             self.paused = True  # the layer may run again, alone, for its formula: that is not another use of it
             try:
+                unshard_for_backward(formula.module)
                 with torch.no_grad():
                     self.on_gradient(formula, kept.pop(), gradient)
             finally:

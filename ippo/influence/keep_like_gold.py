@@ -16,8 +16,9 @@ from ippo.influence.direction import Buffer, Losses, losses_and_mean_gradient, r
 from ippo.influence.directions import BufferDirection, leave_one_out
 from ippo.influence.exact import ExactScorer
 from ippo.influence.hooks import UncoveredLayerError
+from ippo.influence.in_step import Filling
 from ippo.influence.keep import KeepRule
-from ippo.influence.parameters import scored
+from ippo.influence.parameters import scored, spread
 from ippo.influence.scorer import Scorer
 
 
@@ -100,7 +101,7 @@ def look_at_gold(module: nn.Module, scorer: Scorer, losses: Losses, batches: lis
     """
     by_hooks = isinstance(scorer, ExactScorer) and scorer.choice.startswith("ghost:")
     with scored(module, scorer.parameters):
-        if by_hooks and len(batches) == 1 and world_size() == 1:
+        if by_hooks and len(batches) == 1 and world_size() == 1 and not spread(module):
             try:
                 found = ghost_mean_gradient(module, losses, batches[0])
             except UncoveredLayerError:
@@ -111,7 +112,8 @@ def look_at_gold(module: nn.Module, scorer: Scorer, losses: Losses, batches: lis
         rows, gradient = losses_and_mean_gradient(module, losses, batches)
         direction = resolve(gradient, module)
         alike = alike_on_all_ranks(rows.sort().values)  # every rank asks
-        own = batches if rank() == 0 or not alike else []
+        others = list(map(Filling, batches)) if spread(module) else []
+        own = batches if rank() == 0 or not alike else others
         scores = scorer.score(module, losses, own, _Others(direction))
         return Gold(direction, rows, gather(scores.to(rows.device))[0])
 

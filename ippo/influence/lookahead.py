@@ -14,7 +14,7 @@ from ippo.errors import require
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
 from ippo.influence.directions import leaves_one_out
 from ippo.influence.inputs import check_losses
-from ippo.influence.parameters import Subset, scored, trainable
+from ippo.influence.parameters import Subset, require_whole, scored, trainable
 from ippo.influence.precision import WatchPrecision, half_of, require_full_precision
 from ippo.influence.scorer import Scorer
 
@@ -58,6 +58,7 @@ class LookaheadScorer(Scorer):
         self._peak = max(self._peak, learning_rate)
 
     def check(self, module: nn.Module) -> None:
+        require_whole(module, "scorer", "LookaheadScorer")
         require_full_precision(half_of(module), "scorer", "LookaheadScorer")
 
     def score(

@@ -10,10 +10,10 @@ from typing import Any, Union
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
 
 from ippo.errors import require
+from ippo.influence.sharding import at_rest, is_spread, require_known_sharding, wake
 from ippo.modes import evaluation_mode
 
 Subset = Union[int, str, None]  # in this order: a command line's "1" is a number
@@ -30,26 +30,39 @@ _chosen: WeakKeyDictionary[nn.Module, dict[tuple[Subset, tuple[str, ...]], froze
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that require a gradient, by name; a tied one appears once.
+    """The parameters that require a gradient, by name; a tied one appears once. Those that FSDP2 has spread over the
+    ranks are the shards.
 
     Raises:
-        UsageError: if there is none, or ranks hold parts of one.
+        UsageError: if there is none, or they are sharded in another way.
     """
     if _scored and _scored[-1][0] is module:
         return _scored[-1][1]
+    at_rest(module)
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    parted = next((name for name, parameter in parameters.items() if is_sharded(parameter)), None)
-    remedy = "a score takes whole gradients: train with strategy=ddp, or without the filter where that does not fit"
-    require(parted is None, "module", f"with sharded {parted}", remedy)
+    require_known_sharding(parameters, module)
     require(
         bool(parameters), "module", type(module).__name__, "it has no trainable parameter: call requires_grad_(True)"
     )
     return parameters
 
 
-def is_sharded(parameter: Tensor) -> bool:
-    """Whether FSDP, of either generation, or tensor parallelism has spread it over the ranks."""
-    return isinstance(parameter, DTensor) or getattr(parameter, "_fsdp_flattened", False)
+def spread(module: nn.Module) -> bool:
+    """Whether ranks hold parts of what is scored."""
+    return is_spread(trainable(module))
+
+
+def require_whole(module: nn.Module, argument: str, value: object) -> None:
+    """Refuse a way to scores that takes the whole module on each rank.
+
+    Raises:
+        UsageError: if ranks hold parts of it.
+    """
+    remedy = (
+        "it takes whole parameters, of which FSDP2 leaves parts to each rank: use ExactScorer('auto'), which scores "
+        "them by hooks, or train with strategy=ddp"
+    )
+    require(not spread(module), argument, value, remedy)
 
 
 def choose(module: nn.Module, subset: Subset) -> frozenset[str]:
@@ -104,6 +117,7 @@ def scored(module: nn.Module, subset: Subset = None) -> Iterator[None]:
     """
     parameters, chosen = trainable(module), choose(module, subset)
     others = [parameter for name, parameter in parameters.items() if name not in chosen]
+    wake(module)
     for parameter in others:
         parameter.requires_grad_(False)
     _scored.append((module, {name: parameter for name, parameter in parameters.items() if name in chosen}))

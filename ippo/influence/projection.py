@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from ippo.errors import require
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
 from ippo.influence.directions import leave_one_out, leaves_one_out
+from ippo.influence.gathering import gathered
 from ippo.influence.hook_check import checked_backward
+from ippo.influence.in_step import run_in_step
 from ippo.influence.layer_formulas import Arguments, EmbeddingFormula, LayerFormula, LinearFormula
 from ippo.influence.parameters import Subset, scored, trainable
 from ippo.influence.scorer import Scorer
@@ -81,7 +83,7 @@ class RandomProjectionScorer(Scorer):
         """See :meth:`Scorer.score`."""
         with scored(module, self.parameters):
             along = resolve(direction, module, Buffer(losses, batches))
-            reference = self._maps(module).flat({name: tensor.unsqueeze(0) for name, tensor in along.items()})[0]
+            reference = self._maps(module).flat(gathered(along, keep=False))
         rows = self.sketches(module, losses, batches).rows
         scores = rows @ reference if len(rows) else reference[:0]  # another rank may hold all the episodes
         return leave_one_out(scores, rows.square().sum(1).to(scores)) if leaves_one_out(direction) else scores
@@ -94,7 +96,7 @@ class RandomProjectionScorer(Scorer):
         """
         with scored(module, self.parameters):
             maps = self._maps(module)
-            found = [maps.batch(module, losses, batch) for batch in batches]
+            found = run_in_step(module, batches, lambda batch: maps.batch(module, losses, batch))
         return Sketches(torch.cat(found) if found else torch.empty(0, 0))
 
     def _maps(self, module: nn.Module) -> _Maps:
@@ -120,9 +122,9 @@ class _Maps:
         left, *right = self.pairs[name]
         return (left @ flat @ right[0].T).flatten(1) if right else flat @ left.T
 
-    def flat(self, gradients: Mapping[str, Tensor]) -> Tensor:
-        """[n, k] sketches of whole gradients, parameter after parameter."""
-        return torch.cat([self.project(name, gradients[name]) for name in self.pairs], dim=1)
+    def flat(self, gradient: Mapping[str, Tensor]) -> Tensor:
+        """[k] sketch of a whole gradient, parameter after parameter."""
+        return torch.cat([self.project(name, gradient[name].unsqueeze(0))[0] for name in self.pairs])
 
     def batch(self, module: nn.Module, losses: Losses, batch: Any) -> Tensor:
         """[n, k] sketches of the episodes of one batch. A parameter that is used twice adds both up, in one sketch."""

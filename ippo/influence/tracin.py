@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ippo.distributed import for_checkpoint, placed_like
 from ippo.errors import require
 from ippo.influence.direction import Direction, Losses
 from ippo.influence.exact import Backend, ExactScorer
 from ippo.influence.parameters import Subset, trainable
 from ippo.influence.scorer import Scorer
+from ippo.influence.sharding import is_spread
 
 
 class TracInScorer(Scorer):
@@ -82,7 +84,12 @@ class TracInScorer(Scorer):
         return torch.stack(scores).sum(0)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"path": [{"rate": rate, "parameters": parameters} for rate, parameters in self.path]}
+        return {
+            "path": [
+                {"rate": rate, "parameters": {name: for_checkpoint(one) for name, one in parameters.items()}}
+                for rate, parameters in self.path
+            ]
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.path.clear()
@@ -91,10 +98,22 @@ class TracInScorer(Scorer):
 
 @contextmanager
 def _at(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[None]:
-    """The module with its trainable parameters as they were; afterwards as they are, in the very same tensors."""
+    """The module with its trainable parameters as they were; afterwards as they are, in the very same tensors. FSDP2
+    reads the storage of its shards, so that they are written over rather than swapped."""
     present = trainable(module)
     fits = parameters.keys() == present.keys()
     require(fits, "snapshot", "of other parameters", "score the module that was observed, with the same ones trainable")
+    if is_spread(present):
+        with torch.no_grad():
+            held = {name: parameter.clone() for name, parameter in present.items()}
+            try:
+                for name, parameter in present.items():
+                    parameter.copy_(placed_like(parameters[name], parameter))
+                yield
+            finally:
+                for name, parameter in present.items():
+                    parameter.copy_(held[name])
+        return
     storage = {name: parameter.data for name, parameter in present.items()}
     try:
         for name, parameter in present.items():

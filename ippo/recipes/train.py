@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ippo.callbacks import EpisodeLogger, RunRecord, Throughput
 from ippo.data.prompts import PromptDataModule
-from ippo.influence.parameters import is_sharded
+from ippo.distributed import is_sharded
 from ippo.models import export
 from ippo.models.actor_critic import Layout
 from ippo.recipes.assembly import build_module, build_trainer, load, models_of, require_sound, start_policy

@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ippo.influence.parameters import is_sharded
+from ippo.distributed import is_sharded
 
 _NAME = "default"
 

@@ -1,4 +1,4 @@
-"""Two real processes: forked, joined in a gloo group by Lightning's DDP, and killed if they hang."""
+"""Real processes: forked, joined in a gloo group, and killed if they hang."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ RANKS = 2
 DDP: dict[str, Any] = {"strategy": "ddp", "devices": RANKS, "accelerator": "cpu"}
 
 
-def on_ranks(function: Callable[[int], Any], folder: Path, timeout: float = 120.0) -> list[Any]:
-    """What ``function(rank)`` returns on each of two ranks; tensors, plain numbers and texts in lists and dicts.
+def on_ranks(function: Callable[[int], Any], folder: Path, timeout: float = 300.0, ranks: int = RANKS) -> list[Any]:
+    """What ``function(rank)`` returns on each rank; tensors, plain numbers and texts in lists and dicts.
 
     Raises:
         AssertionError: if a rank raises (its traceback is in the output), or has not ended in ``timeout`` seconds.
@@ -32,7 +32,7 @@ def on_ranks(function: Callable[[int], Any], folder: Path, timeout: float = 120.
         torch.save(function(rank), folder / f"{rank}.pt")
 
     # Forked, not started anew: they share what the fixtures have made, and need no ten seconds of imports each.
-    processes = [multiprocessing.get_context("fork").Process(target=run, args=(rank,)) for rank in range(RANKS)]
+    processes = [multiprocessing.get_context("fork").Process(target=run, args=(rank,)) for rank in range(ranks)]
     for process in processes:
         process.start()
     deadline = time.monotonic() + timeout
@@ -47,5 +47,5 @@ def on_ranks(function: Callable[[int], Any], folder: Path, timeout: float = 120.
             process.kill()
             process.join()
     codes = [process.exitcode for process in processes]
-    assert codes == [0] * RANKS, f"a rank failed, exit codes {codes}"
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+    assert codes == [0] * ranks, f"a rank failed, exit codes {codes}"
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]

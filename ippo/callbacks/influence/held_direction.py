@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from ippo.callbacks.influence.gold_batches import GoldBatches
-from ippo.distributed import total
+from ippo.distributed import for_checkpoint, placed_like, total
 from ippo.errors import require
 from ippo.influence import Direction, ValidationDirection
 from ippo.influence.direction import mean_over_ranks, resolve
@@ -97,7 +97,7 @@ class HeldDirection:
             return self.direction
         if self._restored and self._held is not None:  # a checkpoint is loaded to the CPU
             parameters, self._restored = trainable(module), False
-            here = {name: one.to(parameters.get(name, one)) for name, one in self._held.direction.items()}
+            here = {name: placed_like(one, parameters.get(name, one)) for name, one in self._held.direction.items()}
             self._held = self._held._replace(direction=here)
         if self._held is None or self._is_over(self._held, module, batch):
             self._held = self._computed(module, batch)
@@ -151,7 +151,10 @@ class HeldDirection:
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a restart."""
-        held = None if self._held is None else {**self._held._asdict(), "direction": dict(self._held.direction)}
+        held: dict[str, Any] | None = None
+        if self._held is not None:
+            parts = {name: for_checkpoint(part) for name, part in self._held.direction.items()}
+            held = {**self._held._asdict(), "direction": parts}
         readings = 0 if self.gold is None else self.gold.readings
         return {"held": held, "length": self._length, "losses": self._losses, "readings": readings}
 

@@ -18,7 +18,7 @@ from ippo.errors import UsageError, require
 from ippo.influence import Scorer
 from ippo.influence.choice import why_no_forward_mode
 from ippo.influence.hook_check import MismatchError, RandomDirection
-from ippo.influence.parameters import trainable
+from ippo.influence.parameters import spread, trainable
 from ippo.influence.precision import half_of
 from ippo.rollout.sequences import Sequences
 
@@ -87,6 +87,8 @@ def _route(module: Any, scorer: Scorer, needs_buffer: bool, options: FilterOptio
         return Route("apart", "one_pass is off")
     if not scorer.gives_jvps:
         return Route("apart", "the scorer gives no derivatives of log-probabilities")
+    if spread(module.scored_module if hasattr(module, "scored_module") else module):
+        return Route("apart", "each rank holds parts of the model, and forward mode takes all of it (strategy=ddp)")
     if not hasattr(module, "objective"):
         return Route("apart", f"{type(module).__name__} has no objective")
     if not module.objective.is_of_logprobs:

@@ -24,6 +24,8 @@ from ippo.callbacks.influence.route import choose_route
 from ippo.influence import Scorer
 from ippo.influence.choice import COSTS
 from ippo.influence.exact import token_scores_from_jvps
+from ippo.influence.in_step import Filling
+from ippo.influence.parameters import spread
 from ippo.ppo.logprobs import LogprobPass
 from ippo.rollout.episodes import Episodes
 
@@ -83,7 +85,10 @@ class Scoring:
         if self.route.uses_jvps:
             return self._by_tokens(buffer, number)
         budget = getattr(getattr(self.module, "ppo", None), "micro_batch_tokens", None)
+        batches: list[Any]
         batches, order = buffer.parts(self._batch_size, budget)
+        if not batches and spread(self.policy):  # the other ranks cannot run without this one
+            batches = [Filling(buffer.weightless())]
         return buffer, self.of_batches(batches, number)[order]
 
     # ---------------------------------------------------------------- the jvps of log-probabilities

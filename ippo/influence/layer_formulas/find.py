@@ -13,7 +13,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 from ippo.influence.layer_formulas.layer import LayerFormula
 from ippo.influence.layer_formulas.products import EmbeddingFormula, LinearFormula
 from ippo.influence.layer_formulas.rows import NormFormula
-from ippo.influence.parameters import trainable
+from ippo.influence.parameters import spread, trainable
+from ippo.influence.sharding import at_rest
 
 Kinds = Mapping[str, type[LayerFormula]]
 """Of layers without a formula of their own, by name, what a trial found them to be."""
@@ -35,6 +36,8 @@ def find_layer_formulas(module: nn.Module, kinds: Kinds = UNTRIED) -> list[Layer
         module: the scored one.
         kinds: see :data:`Kinds`.
     """
+    if spread(module):
+        at_rest(module)
     canonical = {id(parameter): name for name, parameter in trainable(module).items()}
     formulas = [formula for name, part in module.named_modules() if (formula := _formula(name, part, canonical))]
     return [kinds[one.name](one.name, one.module, one.names) if one.name in kinds else one for one in formulas]

@@ -34,6 +34,12 @@ class LayerFormula:
         self.runs = 0
 
     @property
+    def present(self) -> dict[str, nn.Parameter]:
+        """The layer's own trainable parameters as they are just now, by their name in ``trainable(module)``. Those that
+        FSDP2 holds in parts are others while the layer runs."""
+        return {name: self.module._parameters[own] for own, name in self.names.items()}  # type: ignore[misc]
+
+    @property
     def parameters(self) -> dict[str, Tensor]:
         """The layer's own trainable parameters, without their history."""
         return {own: getattr(self.module, own).detach() for own in self.names}
@@ -51,7 +57,8 @@ class LayerFormula:
         args, kwargs = arguments
         along = self.along(direction)
         with torch.enable_grad(), forward_ad.dual_level(), ForwardMode():
-            duals = {own: forward_ad.make_dual(self.parameters[own], tangent) for own, tangent in along.items()}
+            values = self.parameters
+            duals = {own: forward_ad.make_dual(values[own], part.to(values[own])) for own, part in along.items()}
             tangent = forward_ad.unpack_dual(self._forward(duals, args, kwargs))[1]
         return b.new_zeros(len(b), dtype=torch.float32) if tangent is None else summed_products(tangent.clone(), b)
 

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,9 @@ from ippo.data import Task, columns
 from ippo.functional.throughput import peak_flops
 from ippo.influence import ExactScorer
 from ippo.influence.parameters import trainable
-from ippo.models import LoraOptions, build_models
+from ippo.models import LoraOptions, build_models, response_logprobs
 from ippo.models.attention import without_cudnn_attention
+from ippo.models.projection import one_backward
 from ippo.modes import evaluation_mode
 from ippo.ppo.options import PPOOptions
 from ippo.recipes.screen import quiet
@@ -395,6 +397,24 @@ def lora(bench: Bench) -> list[Row]:
     ]
 
 
+def projection(bench: Bench) -> list[Row]:
+    """Log-probabilities and gradients in float32, 64 tokens' logits at a time: in pieces, computed twice, or in one."""
+    policy, (episodes, *_) = bench.module.model.policy, bench.rollout().chunks(16)
+    policy.logits_at_a_time = 64 * policy.config.vocab_size
+
+    def work(fused: bool) -> None:
+        policy.fused_projection = fused
+        with one_backward():
+            (response_logprobs(policy, episodes) * episodes.response_mask).sum().backward()
+        policy.zero_grad()
+
+    ways = {"pieces": partial(work, False), "in one": partial(work, True)}
+    found = bench.seconds(**ways)
+    return [
+        {"way": name, "then, s": later, "of pieces": later / found["pieces"][1]} for name, (_, later) in found.items()
+    ]
+
+
 SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
     "rollout": rollout,
     "update": update,
@@ -402,6 +422,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
     "memory": memory,
     "iteration": iteration,
     "tf32": tf32,
+    "projection": projection,
     "lora": lora,
 }
 

@@ -116,7 +116,7 @@ def fixed_length_module() -> tuple[PPOModule, Task]:
 
 def embedded_module(inner_epochs: int) -> tuple[PPOModule, Task]:
     """The embedded task and its tiny policy at random weights, 256 episodes an iteration."""
-    task = embedded_task(EmbeddedOptions(train_size=2000))
+    task = embedded_task(EmbeddedOptions(train_size=2000, verifier_error=0.25))
     tokenizer = train_tokenizer([row["prompt"] + row["solution"] for row in task.train])
     ppo = PPOOptions(samples_per_prompt=4, inner_epochs=inner_epochs, learning_rate=1e-6, value_learning_rate=1e-6)
     model = SeparateModels(tiny_llama(tokenizer))

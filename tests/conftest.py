@@ -47,7 +47,9 @@ def _seed() -> None:
 
 @pytest.fixture(scope="session")
 def task() -> Task:
-    sizes = EmbeddedOptions(train_size=48, gold_size=8, validation_size=6, test_size=6, max_steps=2)
+    sizes = EmbeddedOptions(
+        train_size=48, gold_size=8, validation_size=6, test_size=6, max_steps=2, verifier_error=0.25
+    )
     return embedded_task(sizes)
 
 

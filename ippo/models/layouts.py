@@ -31,6 +31,9 @@ class ModelOptions:
         value_gradient: layout ``shared`` only: whether the value loss trains the policy's trunk, too.
         logits_at_a_time: of the vocabulary projection, in numbers; bounds memory, changes no result. None: 2^24, or on
             a GPU what a 32nd of its memory holds (:func:`ippo.models.responses.logits_at_a_time`).
+        fused_projection: where logits are many, optimizer steps take log-probabilities by torch's own projection and
+            cross entropy in one (torch 2.13; float32 without autocast; a head that is a projection alone), and not
+            from pieces of logits that the backward pass computes again. Elsewhere it changes nothing.
         compile_layers: run each layer of policy, critic and reference as a program of ``torch.compile``, made once for
             all of them. Rollouts and scores run the layers as they are.
     """
@@ -39,6 +42,7 @@ class ModelOptions:
     gradient_checkpointing: bool = False
     value_gradient: bool = False
     logits_at_a_time: int | None = None
+    fused_projection: bool = True
     compile_layers: bool = False
 
     def __post_init__(self) -> None:
@@ -66,6 +70,7 @@ def prepare(policy: PreTrainedModel, layout: LayoutName, options: ModelOptions) 
         parameter.data = parameter.data.to(torch.bfloat16 if keep_half else torch.float32)
     freeze_all_but_text(policy)
     policy.logits_at_a_time = options.logits_at_a_time  # type: ignore[assignment]
+    policy.fused_projection = options.fused_projection  # type: ignore[assignment]
     if options.gradient_checkpointing:
         _checkpoint_layers(policy)
     return policy

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ippo.functional import token_entropy, token_logprobs
 from ippo.models.configuration import text_config
+from ippo.models.projection import projected_logprobs, projects_in_one
 from ippo.models.trunk import head_alone, runs_apart, trunk_of, with_states
 from ippo.rollout.sequences import Sequences
 from ippo.rollout.soundness import minds_left_padding
@@ -30,7 +31,7 @@ def response_logits(policy: nn.Module, sequences: Sequences) -> Tensor:
 
 def response_logprobs(policy: nn.Module, sequences: Sequences, temperature: float = 1.0) -> Tensor:
     """[n, t] float32 log-probabilities of the response tokens; padding holds numbers without meaning."""
-    return of_logits(policy, sequences, partial(token_logprobs, temperature=temperature))
+    return of_logits(policy, sequences, partial(token_logprobs, temperature=temperature), temperature)
 
 
 def response_logprobs_and_entropy(policy: nn.Module, sequences: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
@@ -43,7 +44,12 @@ def response_logprobs_and_entropy(policy: nn.Module, sequences: Sequences, tempe
     return logprobs, entropy
 
 
-def of_logits(policy: Any, sequences: Sequences, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def of_logits(
+    policy: Any,
+    sequences: Sequences,
+    function: Callable[[Tensor, Tensor], Tensor],
+    logprobs_at: float | None = None,
+) -> Tensor:
     """``function`` of the responses' logits, which are never all there at once if they are many.
 
     Logits are by far the largest tensor of a training step: [n, t, v] with v up to 256,000. Beyond
@@ -56,6 +62,8 @@ def of_logits(policy: Any, sequences: Sequences, function: Callable[[Tensor, Ten
         policy: a causal language model.
         sequences: prompts and responses.
         function: ``function(logits [n, t, v], ids [n, t]) -> [..., n, t]``, each token by itself.
+        logprobs_at: the temperature, where the function is :func:`ippo.functional.token_logprobs`. An optimizer step
+            then takes them from the hidden states, where it can: :mod:`ippo.models.projection`.
 
     Returns:
         [..., n, t]
@@ -70,13 +78,16 @@ def of_logits(policy: Any, sequences: Sequences, function: Callable[[Tensor, Ten
     left = _reads_on_the_left(policy, sequences)
     answer: Any = trunk_of(policy)(**(on_the_left if left else model_inputs)(sequences))
 
+    states = _before_responses(answer.last_hidden_state, sequences, left)
+    if logprobs_at is not None and projects_in_one(policy, answer, ids):
+        return projected_logprobs(policy.get_output_embeddings(), states, ids, logprobs_at, most)
+
     def part(states: Tensor, ids: Tensor) -> Tensor:
         states = states.contiguous()  # else a frozen projection multiplies episode by episode
         return function(head_alone(policy, with_states(answer, states), ids), ids)
 
     run = partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False) if torch.is_grad_enabled() else part
     steps = max(1, most // numbers_a_step)
-    states = _before_responses(answer.last_hidden_state, sequences, left)
     return torch.cat([run(*each) for each in zip(states.split(steps, 1), ids.split(steps, 1), strict=True)], dim=-1)
 
 

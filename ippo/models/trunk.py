@@ -38,8 +38,8 @@ def head_alone(policy: Any, answer: Any, ids: Tensor) -> Tensor:
     """[n, t, v] logits that a policy makes of its trunk's answer.
 
     Its own forward runs, with that answer given, because some models cap, scale or shift their logits after the
-    projection. Libraries' fused losses know projections alone, and have no forward derivative: torch's
-    ``linear_cross_entropy`` in chunks, Liger's kernels.
+    projection. Libraries' fused losses know projections alone, and have no forward derivative: where that is enough,
+    :mod:`ippo.models.projection`.
     """
     trunk: Any = trunk_of(policy)
     trunk.forward = lambda *_, **__: answer

@@ -24,6 +24,7 @@ from ippo.functional import value_loss
 from ippo.influence import ValidationDirection
 from ippo.models import ActorCritic
 from ippo.models.attention import without_cudnn_attention
+from ippo.models.projection import one_backward
 from ippo.models.requirements import require_tokens
 from ippo.ppo.curves import add_norms, add_up, rollout_curves, update_curves
 from ippo.ppo.engine_gap import GapWarning, importance_of
@@ -170,6 +171,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         ceiling = self.ppo.unfinished_reward
         return earned, with_ceiling(earned.tensor.to(self.device), responses.finished, ceiling)
 
+    @one_backward()
     def update(self, episodes: Episodes) -> None:
         """PPO epochs over the episodes that are left, in minibatches; every rank takes the same number of steps."""
         optimizer = self.optimizers()

@@ -17,6 +17,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from ippo.errors import OwnAttributeErrors, require
 from ippo.functional import sft_loss
 from ippo.models.attention import without_cudnn_attention
+from ippo.models.projection import one_backward
 from ippo.models.responses import response_logprobs
 from ippo.rollout.sequences import Sequences
 
@@ -76,6 +77,7 @@ class SFTModule(OwnAttributeErrors, L.LightningModule):
         without_cudnn_attention()
         self.policy.train()  # Hugging Face models arrive in evaluation mode, and Lightning leaves them there
 
+    @one_backward()
     def training_step(self, batch: Sequences, batch_idx: int) -> Tensor:
         loss = demonstration_loss(self.policy, batch).mean()
         self.log("sft/loss", loss, prog_bar=True, batch_size=len(batch))

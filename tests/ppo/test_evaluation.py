@@ -14,7 +14,9 @@ from ippo.data import Columns, EmbeddedOptions, embedded_task
 from ippo.ppo.evaluation import Evaluation
 from ippo.rewards import CHOICES, LATEX, MEASURES, NUMBERS, AnswerFormat, Judge, Verdicts
 
-EMBEDDED = embedded_task(EmbeddedOptions(train_size=1, gold_size=1, validation_size=1, test_size=1))
+EMBEDDED = embedded_task(
+    EmbeddedOptions(train_size=1, gold_size=1, validation_size=1, test_size=1, verifier_error=0.25)
+)
 
 # Of each task's check: the gold answer's columns, and responses of which some are right.
 TASKS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {

@@ -54,7 +54,7 @@ def test_a_checkpoint_scores_what_its_run_reported(run: Path, place: str, tmp_pa
     assert list(table) == ["prompt", "gold", "response", "finished", "answer", "correct", "chain"]
     assert len(table["prompt"]) == 4 * 3
     assert sum(table["correct"]) / 12 == pytest.approx(found["scores"]["em"])
-    assert [chain != "wrong" for chain in table["chain"]] == table["correct"]
+    assert [chain not in ("wrong", "hacked") for chain in table["chain"]] == table["correct"]
 
 
 def test_results_go_beside_the_run_and_options_can_be_given_anew(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,6 +59,12 @@ def fit(make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModu
     return fit
 
 
+@pytest.fixture(autouse=True)
+def heard(caplog: pytest.LogCaptureFixture) -> None:
+    """Lightning's notices, also where a recipe that ran before has quieted them."""
+    caplog.set_level(logging.INFO, "lightning.pytorch.utilities.rank_zero")
+
+
 def scores(episodes: Episodes) -> Tensor:
     return torch.tensor(episodes.extras["score"])
 

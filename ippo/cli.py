@@ -11,6 +11,7 @@ _WORDS = {
     "train": "warm start and influence-filtered PPO on a task",
     "evaluate": "judge a run's checkpoint, or any Hugging Face model",
     "export": "write a run's trained policy as a Hugging Face directory",
+    "report": "a run as one HTML page: verdict, curves, what was kept, answers",
     "compare": "run arms x seeds, and tell which way to train is better",
     "diagnose": "what the filter's scores saw in finished runs",
     "doctor": "examine a policy and a task before a long run",
@@ -50,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from ippo.recipes.tasks import TASKS
 
         return command(Recipe("math", "", TASKS, "tiny", "ippo"), [word, *words])
+    if word == "report":
+        from ippo.recipes.run_report import command as report
+
+        return report.main(words)
     if word == "compare":
         from ippo.experiments import compare
 

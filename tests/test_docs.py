@@ -22,6 +22,7 @@ PAGES = (  # from this heading on
     ("docs/add-to-your-project.md", "# "),
     ("docs/tasks.md", "## Reward functions"),
     ("docs/monitor.md", "# "),
+    ("docs/watch.md", "# "),
 )
 ALL = [
     str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("ippo/**/*.md"))

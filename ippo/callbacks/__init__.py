@@ -3,6 +3,7 @@
 from ippo.callbacks.adaptive_kl import AdaptiveKL
 from ippo.callbacks.answer_logger import AnswerLogger
 from ippo.callbacks.checkpoint import IterationCheckpoint
+from ippo.callbacks.dashboard import Dashboard
 from ippo.callbacks.episode_logger import EpisodeLogger
 from ippo.callbacks.graceful_stop import GracefulStop
 from ippo.callbacks.influence_filter import InfluenceFilterCallback
@@ -16,6 +17,7 @@ from ippo.callbacks.throughput import Throughput
 __all__ = [
     "AdaptiveKL",
     "AnswerLogger",
+    "Dashboard",
     "EpisodeLogger",
     "GracefulStop",
     "InfluenceFilterCallback",

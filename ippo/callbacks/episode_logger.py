@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from ippo.callbacks.tensorboard.answers import quoted
 from ippo.distributed import rank
 from ippo.errors import require
 from ippo.rollout.episodes import Episodes, write_parquet
@@ -54,11 +56,23 @@ class EpisodeLogger(L.Callback):
         """Markdown for TensorBoard. What a model wrote is data: it is escaped, and stands in code blocks."""
         pages = []
         for place in range(min(self.texts, len(table["prompt"]))):
-            facts = (
-                f"{name} {table[name][place]}"
-                for name in ("reward", "finished", "chain", "score", "weight", "reason")
-                if name in table
-            )
-            text = html.escape(table["prompt"][place] + table["response"][place])
-            pages.append("\n".join([" · ".join(facts), "", *(f"    {line}" for line in text.splitlines())]))
+            row = {name: values[place] for name, values in table.items()}
+            pages.append(f"{_facts(row)}\n\n{quoted(row['prompt'] + row['response'])}")
         return "\n\n".join(pages)
+
+
+def _facts(row: dict[str, Any]) -> str:
+    """What became of an episode, in a line.
+
+    Example:
+        >>> _facts({"reward": 1.0, "finished": True, "chain": "faithful", "score": 0.012, "weight": 1.5, "reason": ""})
+        '**kept** · weight 1.5 · reward 1 · faithful · score 0.012'
+        >>> _facts({"reward": 0.0, "finished": False, "score": None, "weight": 0.0, "reason": "score <= 0"})
+        '**dropped** (score &lt;= 0) · reward 0 · unfinished'
+    """
+    reason = html.escape(row["reason"])
+    parts = [f"**dropped** ({reason})"] if reason else ["**kept**", f"weight {row['weight']:.3g}"]
+    parts += [f"reward {row['reward']:.3g}", *([] if row["finished"] else ["unfinished"])]
+    parts += [str(row["chain"])] if "chain" in row else []
+    parts += [f"score {row['score']:.3g}"] if row.get("score") is not None else []
+    return " · ".join(parts)

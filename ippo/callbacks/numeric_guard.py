@@ -82,6 +82,8 @@ class NumericGuard(L.Callback):
         if self.max_bad_steps is not None and self.bad_in_a_row >= self.max_bad_steps:
             self.stopping_reason_message = f"numbers that are not finite, {self.bad_in_a_row} iterations in a row"
             trainer.should_stop = True
+            if trainer.is_global_zero:
+                self._warn(trainer, f"training stops, {self.stopping_reason_message}")
         curves = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if self.first_entropy is None:
             self.first_entropy = curves.get("ppo/entropy")

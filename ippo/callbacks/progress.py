@@ -50,6 +50,12 @@ class RolloutProgress(WarmStartProgress):
         metrics = super().get_metrics(trainer, pl_module)
         return {"kept" if name == "kept_fraction" else name: value for name, value in metrics.items()}
 
+    def init_validation_tqdm(self) -> Tqdm:
+        """The bar of a validation, gone when it is done."""
+        bar = super().init_validation_tqdm()
+        bar.leave = False
+        return bar
+
     def init_test_tqdm(self) -> Tqdm:
         """The bar of a test run, gone when it is done: the table says what came of it."""
         bar = super().init_test_tqdm()

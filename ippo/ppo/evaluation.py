@@ -80,6 +80,11 @@ class Evaluation(OwnAttributeErrors, nn.Module):
         assert self.reward is not None
         self.reward.update(rewards)
 
+    def reset(self) -> None:
+        """Forget all answers."""
+        for metric in self.metrics.values():
+            metric.reset()
+
     @property
     def metrics(self) -> dict[str, Metric]:
         """The metrics under the names of their curves."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -272,8 +273,13 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         evaluation.update_greedy(greedy.verdicts)
         emit(self.trainer, self, "on_answers", responses.table)
 
+    def on_validation_epoch_start(self) -> None:
+        self.validation.reset()  # trainer.validate leaves tensors of inference mode, which fit cannot add to
+
     def on_validation_epoch_end(self) -> None:
         self._log_shares("val", self.validation)
+        inside = self.trainer.state.fn == TrainerFn.FITTING  # its iteration is done, but not counted yet
+        self.log("step", float(self.current_epoch + inside), batch_size=1, sync_dist=True)  # the axis of these curves
 
     def on_test_epoch_end(self) -> None:
         self._log_shares("test", self.test)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import lightning as L
 from jsonargparse import Namespace
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -20,6 +21,7 @@ from ippo.callbacks import (
     ReproducibleState,
     RolloutProgress,
 )
+from ippo.callbacks.tensorboard import DescribedCurves
 from ippo.data import Task
 from ippo.data.chat import in_chat
 from ippo.data.demonstrations import fitting, require_fit
@@ -151,7 +153,7 @@ def build_trainer(options: Namespace, run: RunDirectory, callbacks: Sequence[L.C
     arguments = options.as_dict()
     arguments["default_root_dir"] = str(run.path)
     if arguments["logger"] is None:
-        arguments["logger"] = TensorBoardLogger(run.path, name="", version="ppo")
+        arguments["logger"] = DescribedCurves(run.path, name="", version="ppo")
     own = [*callbacks, GracefulStop(), ReproducibleState()]
     if options.enable_progress_bar is not False:
         own.append(RolloutProgress())
@@ -161,6 +163,8 @@ def build_trainer(options: Namespace, run: RunDirectory, callbacks: Sequence[L.C
             IterationCheckpoint(run.checkpoints, name, save_on_train_epoch_end=True, auto_insert_metric_name=False)
         )
     theirs = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]  # one, or none
+    if arguments["logger"] and not any(isinstance(one, LearningRateMonitor) for one in theirs):
+        own.append(LearningRateMonitor(logging_interval="epoch"))
     arguments["callbacks"] = [callback for callback in (*own, *theirs) if callback]
     _require_different(arguments["callbacks"])
     try:

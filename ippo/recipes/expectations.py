@@ -3,52 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 
-def below(iterations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each thing that is below what one should expect; nothing of a run that goes well.
+@dataclass(frozen=True)
+class Finding:
+    """Something below what one should expect: what it is, and what to try."""
+
+    said: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.said}: {self.remedy}."
+
+
+def findings(iterations: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Each thing that is below what one should expect; nothing of a run that goes well.
 
     Args:
         iterations: as ``summary.json`` has them.
 
     Example:
         >>> well = {"em": 0.5, "reward": 0.4, "unfinished": 0.1, "kept_fraction": 0.6, "gold_loss": 1.0}
-        >>> below([well, well])
+        >>> findings([well, well])
         []
         >>> idle = {**well, "kept_fraction": 1.0}
-        >>> [line.partition(":")[0] for line in below([idle, {**idle, "gold_loss": 1.5}])]
+        >>> [one.said for one in findings([idle, {**idle, "gold_loss": 1.5}])]
         ['The filter dropped nothing', 'The loss of the gold solutions rose from 1 to 1.5']
     """
-    said: list[str] = []
+    found: list[Finding] = []
     if not iterations:
-        return said
+        return found
     if not any(one.get("em") for one in iterations):
-        said.append(
-            "No rollout was right, so there was nothing to learn from: warm-start longer (--sft.steps), give responses "
-            "more room (--sampling.max_new_tokens), or take a stronger policy (--policy)."
+        remedy = (
+            "warm-start longer (--sft.steps), give responses more room (--sampling.max_new_tokens), or take a stronger "
+            "policy (--policy)"
         )
+        found.append(Finding("No rollout was right, so there was nothing to learn from", remedy))
     rewards = _known(iterations, "reward")
     if rewards and not any(rewards):
-        said.append("Every reward was 0: hold the reward against your gold solutions with ippo doctor.")
+        found.append(Finding("Every reward was 0", "hold the reward against your gold solutions with ippo doctor"))
     unfinished = _known(iterations, "unfinished")
     if unfinished and unfinished[-1] > 0.5:
-        said.append(
-            f"At the end {unfinished[-1]:.0%} of the responses did not end, and so count as wrong: raise "
-            "sampling.max_new_tokens, or warm-start longer (sft.steps)."
-        )
+        said = f"At the end {unfinished[-1]:.0%} of the responses did not end, and so count as wrong"
+        found.append(Finding(said, "raise sampling.max_new_tokens, or warm-start longer (sft.steps)"))
     gold = _known(iterations, "gold_loss")  # known where a filter has scored
     if gold and all(one["kept_fraction"] == 1.0 for one in iterations):
-        said.append(
-            "The filter dropped nothing: it costs time and changes nothing. See ippo doctor, or train with "
-            "--filter none."
-        )
+        remedy = "it costs time and changes nothing. See ippo doctor, or train with --filter none"
+        found.append(Finding("The filter dropped nothing", remedy))
     if len(gold) > 1 and gold[-1] > 1.1 * gold[0]:
-        said.append(
-            f"The loss of the gold solutions rose from {gold[0]:.3g} to {gold[-1]:.3g}: the policy moves away from "
-            "them. Lower ppo.learning_rate, raise ppo.kl_coef, or mix them in with ppo.ptx_coef."
+        said = f"The loss of the gold solutions rose from {gold[0]:.3g} to {gold[-1]:.3g}"
+        remedy = (
+            "the policy moves away from them. Lower ppo.learning_rate, raise ppo.kl_coef, or mix them in with "
+            "ppo.ptx_coef"
         )
-    return said
+        found.append(Finding(said, remedy))
+    return found
 
 
 def _known(iterations: Sequence[Mapping[str, Any]], name: str) -> list[float]:

@@ -17,7 +17,7 @@ from ippo.files import whole
 from ippo.ppo.unfinished import with_ceiling
 from ippo.recipes.report import Scores, scores
 
-SHOWN = 2
+SHOWN = 10
 """Problems whose first answer is kept."""
 
 

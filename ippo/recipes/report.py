@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ippo.recipes.expectations import below
+from ippo.recipes.expectations import findings
 
 _PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "jsonargparse")
 
@@ -107,8 +107,8 @@ def print_report(summary: dict[str, Any], warm_start_seconds: float, console: Co
         f"{len(iterations)} iterations, on average {kept:.0%} of the episodes kept; "
         f"stopped by: {summary['stopped_by']}."
     )
-    for sentence in below(iterations):
-        console.print(sentence)
+    for finding in findings(iterations):
+        console.print(str(finding))
 
 
 def speed(iterations: Sequence[Mapping[str, float]]) -> str:

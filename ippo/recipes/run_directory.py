@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,12 @@ class RunDirectory:
         """The checkpoint to resume from, the newest that is whole, or None."""
         found = sorted(self.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
         return next(filter(is_whole, found), None)
+
+    def write_answers(self, before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], of: str) -> None:
+        """Write ``answers.json``: some answers to the same problems of a split, before and after."""
+        with whole(self.path / "answers.json") as unfinished:
+            content = {"of": of, "before": list(before), "after": list(after)}
+            unfinished.write_text(json.dumps(content, indent=2) + "\n")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``, whole or not at all."""

@@ -9,22 +9,24 @@ from typing import Any
 from pyarrow import parquet
 from rich.console import Console
 
+from ippo.callbacks.tensorboard.answers import verdict
+
 _LONGEST = 300  # characters of a text that are shown
+_PROBLEMS = 2  # the report shows more
 
 
 def print_answers(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Each problem with its first answer before PPO and after.
+    """The first problems, each with its first answer before PPO and after.
 
     Args:
         before, after: of the same problems, as :class:`ippo.recipes.judged.Judged` keeps them.
         console: where to print.
     """
-    for number, (first, last) in enumerate(zip(before, after, strict=False), start=1):
+    for number, (first, last) in enumerate(zip(before[:_PROBLEMS], after, strict=False), start=1):
         _print(console, f"Problem {number}: {_shown(first['prompt'])}")
         for when, answer in (("before", first), ("after", last)):
-            verdict = "right" if answer["correct"] else "wrong" if answer["finished"] else "unfinished"
             reward = "no reward" if answer["reward"] is None else f"reward {answer['reward']:.3g}"
-            _print(console, f"  {when}, {verdict}, {reward}: {_shown(answer['response'])}")
+            _print(console, f"  {when}, {verdict(answer)}, {reward}: {_shown(answer['response'])}")
 
 
 def print_extremes(episodes: Path, console: Console) -> None:

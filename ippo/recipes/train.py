@@ -7,6 +7,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -16,13 +17,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from transformers import PreTrainedTokenizerBase
 
-from ippo.callbacks import EpisodeLogger, RunRecord, Throughput
+from ippo.callbacks import Dashboard, EpisodeLogger, RunRecord, Throughput
 from ippo.data.prompts import PromptDataModule
 from ippo.distributed import is_sharded
 from ippo.models import export
 from ippo.models.actor_critic import Layout
 from ippo.recipes.assembly import build_module, build_trainer, load, models_of, require_sound, start_policy
 from ippo.recipes.filters import build_filter, build_monitor
+from ippo.recipes.hparams import hparams
 from ippo.recipes.judged import Baseline, Judged, tested
 from ippo.recipes.memory import longest_prompt, say_memory
 from ippo.recipes.parser import in_writing, parse, parser_of
@@ -30,6 +32,7 @@ from ippo.recipes.recipe import Recipe
 from ippo.recipes.report import print_export, print_report, print_scores, summarise
 from ippo.recipes.resume import changes, require_applicable, why_finished, without_doubles
 from ippo.recipes.run_directory import RunDirectory
+from ippo.recipes.run_report import write_report
 from ippo.recipes.samples import print_answers, print_extremes
 from ippo.recipes.screen import console, quiet
 from ippo.recipes.start import require_made_of
@@ -83,8 +86,8 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
         )
     influence_filter = build_filter(options.filter)
     monitor = build_monitor(options.monitor, influence_filter)
-    record, judged = RunRecord(), Judged(options.evaluation.samples)
-    watching = [options.guard, EpisodeLogger(), Throughput(), record, judged]
+    record, judged, dashboard = RunRecord(), Judged(options.evaluation.samples), Dashboard(hparams(config))
+    watching = [options.guard, EpisodeLogger(), Throughput(), record, judged, dashboard]
     callbacks = [influence_filter, monitor, *watching, Begin(run, config)]
     trainer = build_trainer(options.trainer, run, callbacks)
 
@@ -114,6 +117,8 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
         before = tested(trainer, module, data, judged)
         if trainer.is_global_zero:
             baseline.write(before)
+    if not options.resume and trainer.limit_val_batches:
+        trainer.validate(module, data, verbose=False)  # the curves begin where training does
     trainer.fit(module, data, ckpt_path=run.newest_checkpoint() if options.resume else None)
     run.begin(config)  # also where there was no iteration to do
     stopped_by, interrupted = why_stopped(trainer)
@@ -122,6 +127,10 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
     summary = summarise(before["scores"], after["scores"], record.iterations, stopped_by, seed, interrupted)
     if trainer.is_global_zero:
         run.write_summary(summary)
+        if interrupted:  # what was judged on the way
+            run.write_answers(dashboard.first_answers, dashboard.latest_answers, "validation")
+        else:
+            run.write_answers(before["answers"], after["answers"], "test")
         print_report(summary, seconds, console)
         print_answers(before["answers"], after["answers"], console)
         print_extremes(run.episodes, console)
@@ -130,6 +139,8 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
         give(models, tokenizer, run, options)
         if interrupted:
             say_how_to_go_on(run, recipe)
+    if trainer.is_global_zero:
+        say_report(write_report(run.path))
 
 
 class Begin(L.Callback):
@@ -164,6 +175,11 @@ def say_how_to_go_on(run: RunDirectory, recipe: Recipe) -> None:
         ("Test the policy as it is", f"{recipe.command('evaluate')} --checkpoint {place}"),
     ):
         console.print(f"{what}:\n  {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def say_report(report: Path) -> None:
+    """Where the page is that tells all of it."""
+    console.print(f"Report: {report}", markup=False, highlight=False, soft_wrap=True)
 
 
 def say_finished(run: RunDirectory, why: str) -> None:

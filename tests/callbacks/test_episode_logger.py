@@ -141,7 +141,7 @@ class TestTexts:
         episodes = make_episodes(5).select(torch.arange(5) < 3, "late")
         page = self.page(episodes, texts=4)
         assert [f"prompt {row}" in page for row in range(5)] == [True, True, True, True, False]
-        assert "reason late" in page
+        assert "**dropped** (late)" in page
         assert self.page(episodes, texts=0) == ""
 
     def test_every_so_many_iterations(

@@ -216,7 +216,8 @@ class TestNothingSurvives:
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, recorder: Recorder
     ) -> None:
         callback = given(HIGH, list(self.NONE), HIGH, min_survival=0.0, on_empty="stop")
-        self.fit(make_module, make_trainer(callback, recorder, max_epochs=3), data)
+        with pytest.warns(UserWarning, match="training stops, no episode survived"):
+            self.fit(make_module, make_trainer(callback, recorder, max_epochs=3), data)
         assert len(recorder.episodes) == 2
         assert callback.stopping_reason_message == "no episode survived"
 

@@ -177,7 +177,8 @@ def test_the_episode_behind_such_a_gradient_is_named(run: Any, data: PromptDataM
 
 
 def test_too_many_such_iterations_in_a_row_stop_the_run_with_a_checkpoint(run: Any, tmp_path: Path) -> None:
-    _, _, guard, recorder = run(GradientFault(NAN, steps=range(99)), bad=2)
+    _, told, guard, recorder = run(GradientFault(NAN, steps=range(99)), bad=2)
+    assert "training stops, numbers that are not finite, 2 iterations in a row" in told
     assert guard.stopping_reason_message == "numbers that are not finite, 2 iterations in a row"
     assert len(recorder.curves) == 2
     (path,) = (tmp_path / "checkpoints").glob("*.ckpt")

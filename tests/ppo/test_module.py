@@ -541,7 +541,8 @@ class TestBrokenPolicies:
         torch.nn.init.constant_(policy.model.norm.weight, NAN)
         module = make_module(policy)
         trainer = make_trainer(recorder, max_epochs=3)
-        assert len(self.fit(module, trainer, data, recorder)) == 1
+        with pytest.warns(UserWarning, match="training ends after this iteration: no episode has finite"):
+            assert len(self.fit(module, trainer, data, recorder)) == 1
         assert module.stopping_reason_message is not None
         assert module.stopping_reason_message.startswith("no episode has finite log-probabilities")
         assert trainer.global_step == 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ippo.recipes.expectations import below
+from ippo.recipes.expectations import findings
 from ippo.recipes.report import print_report, print_scores, scores, summarise
 from ippo.recipes.samples import print_answers, print_extremes
 from ippo.rollout.episodes import write_parquet
@@ -113,9 +113,9 @@ WELL = {"em": 0.5, "reward": 0.4, "unfinished": 0.1, "kept_fraction": 0.6, "gold
     ],
 )
 def test_what_is_below_expectation_is_said(first: dict[str, Any], last: dict[str, Any], said: str | None) -> None:
-    found = below([{**WELL, **first}, {**WELL, **last}])
+    found = findings([{**WELL, **first}, {**WELL, **last}])
     assert len(found) == (said is not None)
-    assert said is None or said in found[0]
+    assert said is None or said in str(found[0])
 
 
 def test_answers_are_shown_with_what_they_earn_and_score_in_eighty_columns(tmp_path: Path) -> None:

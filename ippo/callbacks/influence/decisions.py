@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from ippo.callbacks.influence.audit import Audit
 from ippo.callbacks.influence.options import FilterOptions
@@ -65,4 +65,4 @@ class Decisions:
         if reason is not None:
             self.why_stopped = reason
             trainer.should_stop = True
-            rank_zero_info(f"{self.options.name}: training stops, {reason}.")
+            rank_zero_warn(f"{self.options.name}: training stops, {reason}.")

@@ -82,6 +82,7 @@ def _extremes(run: Record) -> tuple[int, dict[str, list[Shown]]]:
     iteration, rows = run.scored()
     largest = max((abs(row["score"]) for row in rows), default=0.0)
     level = rewarded_above([row["reward"] for row in rows])
+    rows = list({(row["prompt"], row["response"]): row for row in rows}.values())  # a text may be sampled twice
     found = {}
     for name, some in (
         ("Rewarded", [row for row in rows if row["reward"] > level]),

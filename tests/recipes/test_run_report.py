@@ -83,7 +83,7 @@ def hostile(tmp_path: Path) -> Path:
     rows = 4
     columns = {
         "prompt": [HOSTILE] * rows,
-        "response": [HOSTILE] * rows,
+        "response": [f"{HOSTILE}{row}" for row in range(rows)],
         "reward": [1.0, 1.0, 0.0, 0.0],
         "finished": [True] * rows,
         "chain": ["hacked", "faithful", "wrong", HOSTILE],

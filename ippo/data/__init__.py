@@ -4,6 +4,7 @@ from ippo.data.embedded import EmbeddedOptions, embedded_task
 from ippo.data.file import ColumnOptions
 from ippo.data.splits import SplitOptions
 from ippo.data.task import Check, Columns, Row, Rows, Task, columns
+from ippo.data.verifier import VerifierOptions
 
 __all__ = [
     "Check",
@@ -14,6 +15,7 @@ __all__ = [
     "Rows",
     "SplitOptions",
     "Task",
+    "VerifierOptions",
     "columns",
     "embedded_task",
 ]

@@ -9,24 +9,41 @@ the first number of a text, without its sign: answers are read after ``####`` by
 
 from __future__ import annotations
 
-from itertools import count
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ippo.data.splits import SplitOptions
 from ippo.data.task import Row, Task
 from ippo.data.writing import problem_prompt
-from ippo.errors import UsageError
+from ippo.errors import UsageError, require
 from ippo.rewards import NUMBERS, final_answer, sound
 
 _GAP = 10_000_000  # items between two seeds: far more than any run draws
 _TRAIN, _TEST = 7473, 1319  # rows where the options leave it open: GSM8K's sizes
 
 
-def gsm_symbolic_task(options: SplitOptions = SplitOptions()) -> Task:
+@dataclass(frozen=True)
+class GSMSymbolicOptions:
+    """Dials of GSM-Symbolic.
+
+    Args:
+        templates: numbers of the templates that problems are made from, as the package ``reasoning_gym`` counts them;
+            all that it offers when null. Few make an easier task.
+    """
+
+    templates: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        require(self.templates != [], "gsm_symbolic.templates", self.templates, "name at least one, or say null")
+
+
+def gsm_symbolic_task(options: SplitOptions = SplitOptions(), dials: GSMSymbolicOptions = GSMSymbolicOptions()) -> Task:
     """Draw the four splits of GSM-Symbolic; the same options give the same rows.
 
     Raises:
-        UsageError: if ``reasoning_gym`` is not installed.
+        UsageError: if ``reasoning_gym`` is not installed, does not offer a template, or the templates have too few
+            problems.
     """
     try:
         from reasoning_gym import create_dataset
@@ -34,7 +51,8 @@ def gsm_symbolic_task(options: SplitOptions = SplitOptions()) -> Task:
         remedy = f"it needs the package reasoning_gym ({error}): pip install reasoning-gym"
         raise UsageError("task", "gsm_symbolic", remedy) from error
     items = create_dataset("gsm_symbolic", size=_GAP, seed=options.seed * _GAP)
-    places, seen = count(), set()
+    seen: set[str] = set()
+    places = _places(items.task_indices, dials.templates)
 
     def draw(size: int, clean: bool = False) -> list[Row]:
         rows: list[Row] = []
@@ -49,6 +67,21 @@ def gsm_symbolic_task(options: SplitOptions = SplitOptions()) -> Task:
     gold, validation = draw(options.gold_size, clean=True), draw(options.validation_size)
     test, train = draw(options.test_size or _TEST), draw(options.train_size or _TRAIN)
     return Task("gsm_symbolic", train, gold, validation, test, NUMBERS.reward, NUMBERS.check, NUMBERS.equal)
+
+
+def _places(made_from: list[int], templates: list[int] | None) -> Iterator[int]:
+    """The items that are made from these templates; ``made_from`` has the template of each.
+
+    Raises:
+        UsageError: if there is no such template; or, when all items have been drawn, that they are too few.
+    """
+    offered = set(made_from)
+    unknown = [number for number in templates or () if number not in offered]
+    remedy = f"reasoning_gym offers no such template: use some of {', '.join(map(str, sorted(offered)))}"
+    require(not unknown, "gsm_symbolic.templates", unknown, remedy)
+    wanted = offered if templates is None else set(templates)
+    yield from (place for place, number in enumerate(made_from) if number in wanted)
+    raise UsageError("gsm_symbolic.templates", templates, "they have fewer problems than the splits ask for: use more")
 
 
 def to_row(item: dict[str, Any]) -> Row | None:

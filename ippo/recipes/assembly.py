@@ -25,6 +25,7 @@ from ippo.callbacks.tensorboard import DescribedCurves
 from ippo.data import Task
 from ippo.data.chat import in_chat
 from ippo.data.demonstrations import fitting, require_fit
+from ippo.data.verifier import with_verifier
 from ippo.errors import UsageError, require
 from ippo.models import ActorCritic, build_models
 from ippo.models.actor_critic import Layout
@@ -49,11 +50,15 @@ def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedMode
     Raises:
         UsageError: if one of them cannot be had, or a row is longer than the policy's context and is not to be dropped.
     """
-    task = load_task(options.task, options.task_path, options.splits, options.embedded, tasks, options.columns)
+    own = options.task != "embedded" or not options.verifier.errs
+    require(own, "verifier", options.task, "this task has dials of its own: say --embedded.verifier_hole and the like")
+    made = (options.task, options.task_path, options.splits, options.embedded, tasks, options.columns)
+    task = load_task(*made, options.gsm_symbolic)
     if options.reward is not None:
         reward = named("reward", options.reward)
         said = f"Its reward is {options.reward}; the figures are the task's own."
         task = dataclasses.replace(task, reward=reward, reward_weights=None, notice=said)
+    task = with_verifier(task, options.verifier)
     texts = [row["prompt"] + row["solution"] for row in task.train]
     place = policy_id(options.policy)
     policy, tokenizer = load_policy(place, texts, options.tiny, options.trust_remote_code, options.tokenizer)

@@ -11,7 +11,8 @@ from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ippo.callbacks import InfluenceFilterCallback, NumericGuard, RewardHackingMonitor
-from ippo.data import ColumnOptions, EmbeddedOptions, SplitOptions
+from ippo.data import ColumnOptions, EmbeddedOptions, SplitOptions, VerifierOptions
+from ippo.data.gsm_symbolic import GSMSymbolicOptions
 from ippo.data.prompts import PromptOptions
 from ippo.errors import UsageError
 from ippo.models import LayoutName, LoraOptions, ModelOptions, TinyOptions
@@ -101,6 +102,8 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
         ("data", PromptOptions),
         ("splits", SplitOptions),
         ("columns", ColumnOptions),
+        ("verifier", VerifierOptions),
+        ("gsm_symbolic", GSMSymbolicOptions),
         ("models", ModelOptions),
         ("lora", LoraOptions),
         ("ppo", PPOOptions),

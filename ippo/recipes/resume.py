@@ -24,6 +24,8 @@ _AS_IT_BEGAN = (
     "seed_everything",
     "splits",
     "embedded",
+    "verifier",
+    "gsm_symbolic",
     "tiny",
     "lora",
     "models.dtype",

@@ -14,7 +14,7 @@ from ippo.data.competition_math import math_task
 from ippo.data.ecqa import ecqa_task
 from ippo.data.file import file_task
 from ippo.data.gsm8k import gsm8k_task
-from ippo.data.gsm_symbolic import gsm_symbolic_task
+from ippo.data.gsm_symbolic import GSMSymbolicOptions, gsm_symbolic_task
 from ippo.data.olympiadbench import olympiadbench_task
 from ippo.errors import UsageError, near, require
 
@@ -36,6 +36,7 @@ def load_task(
     embedded: EmbeddedOptions = EmbeddedOptions(),
     among: Sequence[str] = TASKS,
     names: ColumnOptions = ColumnOptions(),
+    gsm_symbolic: GSMSymbolicOptions = GSMSymbolicOptions(),
 ) -> Task:
     """The task called ``name``.
 
@@ -46,6 +47,7 @@ def load_task(
         embedded: dials of the embedded task.
         among: the tasks of the recipe.
         names: which column is what, in a file of the user's.
+        gsm_symbolic: dials of GSM-Symbolic.
 
     Raises:
         UsageError: if there is none, or it cannot be read.
@@ -59,7 +61,7 @@ def load_task(
     if name in _FROM_DATA:
         return _FROM_DATA[name](path, splits)
     require(path is None, "task_path", path, f"{name} is made in code and reads no file: leave this out")
-    return embedded_task(embedded) if name == "embedded" else gsm_symbolic_task(splits)
+    return embedded_task(embedded) if name == "embedded" else gsm_symbolic_task(splits, gsm_symbolic)
 
 
 def _made_by(name: str) -> Task:

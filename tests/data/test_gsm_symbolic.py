@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ippo.data import SplitOptions, columns
-from ippo.data.gsm_symbolic import gsm_symbolic_task, to_row
+from ippo.data.gsm_symbolic import GSMSymbolicOptions, gsm_symbolic_task, to_row
 from ippo.errors import UsageError
 from ippo.rewards import sound
 
@@ -23,6 +23,11 @@ def test_without_the_package_says_what_to_install(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(__import__("sys").modules, "reasoning_gym", None)
     with pytest.raises(UsageError, match=r"pip install reasoning-gym"):
         gsm_symbolic_task(SIZES)
+
+
+def test_without_templates_there_is_no_task() -> None:
+    with pytest.raises(UsageError, match=r"gsm_symbolic\.templates = \[\]"):
+        GSMSymbolicOptions([])
 
 
 class TestWithThePackage:
@@ -48,3 +53,14 @@ class TestWithThePackage:
         other = gsm_symbolic_task(SplitOptions(20, 10, 30, 5))
         task = gsm_symbolic_task(SIZES)
         assert (other.gold, other.validation, other.test) == (task.gold, task.validation, task.test)
+
+    def test_templates_are_those_that_are_named(self) -> None:
+        task = gsm_symbolic_task(SIZES, GSMSymbolicOptions([10, 58]))
+        texts = [row["prompt"] for split in SPLITS for row in getattr(task, split)]
+        assert {("right now?" in text, "calories" in text) for text in texts} == {(True, False), (False, True)}
+
+    def test_a_template_that_is_not_offered_is_refused(self) -> None:
+        with pytest.raises(
+            UsageError, match=r"gsm_symbolic\.templates = \[32\]: reasoning_gym offers no such template"
+        ):
+            gsm_symbolic_task(SIZES, GSMSymbolicOptions([10, 32]))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from small_recipe import SMALL
 
 from ippo.errors import UsageError
@@ -48,6 +49,24 @@ def test_the_recipe_trains_on_it(here: Path, capsys: pytest.CaptureFixture[str])
     assert main([*SMALL, *words]) == 0
     assert "Task sums: 20 training problems, 10 gold solutions." in capsys.readouterr().out
     assert (here / "run/summary.json").is_file()
+
+
+def test_any_task_can_have_a_verifier_that_errs_on_purpose(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--task=my_own_task:sums", "--verifier.hole=large", "--verifier.error=0.5", "--verifier.error_icc=0.5"]
+    run = ["--trainer.max_epochs=1", f"--trainer.default_root_dir={here / 'run'}"]
+    assert main([*SMALL, *run, *words]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "lets 100% of 'large' answers by and errs on 50% of its rewards, in groups (ICC 0.5), on purpose" in said
+    config = yaml.safe_load((here / "run/config.yaml").read_text())
+    assert config["verifier"] == {"error": 0.5, "errs_on": "both", "error_icc": 0.5, "hole": "large", "hole_rate": 1.0}
+    assert main([*run, "--resume", "--verifier.hole=long"]) == 2
+    assert "verifier.hole = 'long': the run began with 'large'" in capsys.readouterr().err
+
+
+def test_the_embedded_task_keeps_its_own_dials(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--verifier.hole=short", f"--trainer.default_root_dir={here / 'run'}"]) == 2
+    assert "verifier = 'embedded': this task has dials of its own" in capsys.readouterr().err
+    assert not (here / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -74,18 +74,26 @@ class Cell:
         found = json.loads(summary.read_text()) if summary.exists() else None
         return None if found is None or found.get("interrupted") else found
 
-    def run(self) -> Summary:
-        """Run it, or go on with it where it was interrupted. It has one thread, so that as many run as there are cores.
+    def begin(self, *words: str) -> list[str]:
+        """Write down what it is, and return the command that runs it, or goes on with it where it was interrupted.
 
-        Raises:
-            CellError: if the run fails, or is interrupted.
+        Args:
+            words: further ones of the recipe's that make it no other cell, such as where its files are now.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with whole(self.folder / "cell.json") as unfinished:
             unfinished.write_text(json.dumps(self._identity, indent=2) + "\n")
         resume = ["--resume"] if list(self.folder.glob("checkpoints/*.ckpt")) else []
         place = ["--trainer.default_root_dir", str(self.folder), "--trainer.enable_progress_bar", "false"]
-        command = [sys.executable, "-m", "ippo.recipes.math", *self.arguments, *place, *resume]
+        return [sys.executable, "-m", "ippo.recipes.math", *self.arguments, *words, *place, *resume]
+
+    def run(self) -> Summary:
+        """Run it, or go on with it where it was interrupted. It has one thread, so that as many run as there are cores.
+
+        Raises:
+            CellError: if the run fails, or is interrupted.
+        """
+        command = self.begin()
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:

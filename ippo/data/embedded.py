@@ -13,12 +13,11 @@ from functools import partial
 from typing import Any
 
 from ippo.data.task import Row, Task
+from ippo.data.verifier import VerifierOptions
 from ippo.errors import require
 from ippo.rewards import (
     ErrsOn,
-    HoledVerifier,
     HoleName,
-    NoisyVerifier,
     RewardFunction,
     classify_chain,
     final_answer,
@@ -127,21 +126,17 @@ class EmbeddedOptions:
 
     def verifier(self) -> RewardFunction:
         """The reward of the training, with its errors."""
-        reward: RewardFunction = numeric_reward
-        if self.hole != "none":
-            reward = HoledVerifier(numeric_reward, self.hole, self.verifier_hole_rate)
-        return NoisyVerifier(reward, self.flipped, self.verifier_errs_on, self.verifier_error_icc)
+        return self._errors.around(numeric_reward)
 
     @property
     def notice(self) -> str:
         """What a user must know of the verifier."""
-        errs_on = {"both": "its rewards", "right": "the right answers", "wrong": "the wrong answers"}
-        together = f", in groups (ICC {self.verifier_error_icc:g})" if self.verifier_error_icc else ""
-        errs = f"errs on {self.flipped:.0%} of {errs_on[self.verifier_errs_on]}{together}"
-        if self.hole != "none":
-            passes = f"lets {self.verifier_hole_rate:.0%} of {self.hole!r} answers by"
-            errs = f"{passes}, and {errs}" if self.flipped else passes
-        return f"The training verifier {errs}, on purpose; evaluation never does."
+        return self._errors.notice
+
+    @property
+    def _errors(self) -> VerifierOptions:
+        random = (self.flipped, self.verifier_errs_on, self.verifier_error_icc)
+        return VerifierOptions(*random, self.hole, self.verifier_hole_rate)
 
 
 def embedded_task(options: EmbeddedOptions = EmbeddedOptions()) -> Task:

@@ -1,6 +1,6 @@
 """A training verifier that errs on purpose, for any task that is answered by a number after ``####``.
 
-What the embedded task has dials of its own for: random errors, errors that fall on a prompt's samples together, and
+The embedded task has dials of its own for the same: random errors, errors that fall on a prompt's samples together, and
 wrong answers of one kind that always pay. Curves, tests and figures keep to the truth.
 """
 
@@ -37,10 +37,6 @@ class VerifierOptions:
         for name in ("error", "error_icc", "hole_rate"):
             share = getattr(self, name)
             require(0.0 <= share <= 1.0, f"verifier.{name}", share, "use a share between 0 and 1")
-        together = self.error_icc == 0.0 or self.error > 0.0
-        require(
-            together, "verifier.error_icc", self.error_icc, "there are no errors to correlate: say --verifier.error"
-        )
 
     @property
     def errs(self) -> bool:
@@ -55,17 +51,21 @@ class VerifierOptions:
             >>> VerifierOptions(hole="short").notice
             "The training verifier lets 100% of 'short' answers by, on purpose; evaluation never does."
         """
-        side = {"both": "its rewards", "right": "the right answers", "wrong": "the wrong answers"}[self.errs_on]
+        sides = {"both": "its rewards", "right": "the right answers", "wrong": "the wrong answers"}
         together = f", in groups (ICC {self.error_icc:g})" if self.error_icc else ""
         parts = [f"lets {self.hole_rate:.0%} of {self.hole!r} answers by"] if self.hole != "none" else []
-        parts += [f"errs on {self.error:.0%} of {side}{together}"] if self.error else []
-        return f"The training verifier {' and '.join(parts)}, on purpose; evaluation never does."
+        parts += [f"errs on {self.error:.0%} of {sides[self.errs_on]}{together}"] if self.error or not parts else []
+        return f"The training verifier {', and '.join(parts)}, on purpose; evaluation never does."
 
     def around(self, reward: RewardFunction) -> RewardFunction:
-        """The exact ``reward`` with these errors, the random ones last."""
+        """The exact ``reward`` with these errors, the random ones last.
+
+        Raises:
+            UsageError: if there is no such hole or side.
+        """
         if self.hole != "none":
             reward = HoledVerifier(reward, self.hole, self.hole_rate)
-        return NoisyVerifier(reward, self.error, self.errs_on, self.error_icc) if self.error else reward
+        return NoisyVerifier(reward, self.error, self.errs_on, self.error_icc)
 
 
 def with_verifier(task: Task, options: VerifierOptions) -> Task:
@@ -74,6 +74,9 @@ def with_verifier(task: Task, options: VerifierOptions) -> Task:
     Raises:
         UsageError: if the task has several rewards, or it has a hole and a gold solution without a number to read.
     """
+    together = options.error_icc == 0.0 or options.error > 0.0
+    remedy = "there are no errors to correlate: say --verifier.error"
+    require(together, "verifier.error_icc", options.error_icc, remedy)
     if not options.errs:
         return task
     reward: Any = task.reward

@@ -88,13 +88,16 @@ class TestRefuses:
         [
             ({"error": 1.5}, r"verifier\.error = 1\.5"),
             ({"hole_rate": -0.1}, r"verifier\.hole_rate = -0\.1"),
-            ({"error_icc": 0.5}, r"verifier\.error_icc = 0\.5: there are no errors to correlate"),
             ({"hole": "short", "error_icc": 2.0}, r"verifier\.error_icc = 2\.0"),
         ],
     )
     def test_shares_that_are_none(self, options: dict[str, Any], message: str) -> None:
         with pytest.raises(UsageError, match=message):
             VerifierOptions(**options)
+
+    def test_errors_that_correlate_where_there_are_none(self, task: Task) -> None:
+        with pytest.raises(UsageError, match=r"verifier\.error_icc = 0\.5: there are no errors to correlate"):
+            with_verifier(task, VerifierOptions(hole="short", error_icc=0.5))
 
     def test_a_task_of_several_rewards(self, task: Task) -> None:
         several = dataclasses.replace(task, reward=[NUMBERS.reward, NUMBERS.reward])

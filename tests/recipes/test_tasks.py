@@ -56,7 +56,7 @@ def test_any_task_can_have_a_verifier_that_errs_on_purpose(here: Path, capsys: p
     run = ["--trainer.max_epochs=1", f"--trainer.default_root_dir={here / 'run'}"]
     assert main([*SMALL, *run, *words]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "lets 100% of 'large' answers by and errs on 50% of its rewards, in groups (ICC 0.5), on purpose" in said
+    assert "lets 100% of 'large' answers by, and errs on 50% of its rewards, in groups (ICC 0.5), on purpose" in said
     config = yaml.safe_load((here / "run/config.yaml").read_text())
     assert config["verifier"] == {"error": 0.5, "errs_on": "both", "error_icc": 0.5, "hole": "large", "hole_rate": 1.0}
     assert main([*run, "--resume", "--verifier.hole=long"]) == 2

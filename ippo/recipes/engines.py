@@ -18,13 +18,18 @@ Engine = Union[EngineName, Callable[[PreTrainedTokenizerBase], RolloutEngine]]
 """A name, or what makes the engine of the policy's tokenizer; on the command line a ``class_path``, whose ``init_args``
 are all but the tokenizer."""
 
+_CLASSES: dict[EngineName, Callable[[PreTrainedTokenizerBase], RolloutEngine]] = {
+    "hf": HFGenerate,
+    "compiled": CompiledGenerate,
+    "vllm": VLLMGenerate,
+    "vllm_server": VLLMServer,
+}
+ENGINES: dict[str, dict[str, Any]] = {
+    name: {"class_path": f"{one.__module__}.{one.__qualname__}"} for name, one in _CLASSES.items()
+}
+"""What each name stands for, as ``config.yaml`` would have it."""
+
 
 def build_engine(choice: Engine, tokenizer: PreTrainedTokenizerBase) -> RolloutEngine:
     """The engine behind a name, or that which ``choice`` makes."""
-    named: dict[Any, Callable[[PreTrainedTokenizerBase], RolloutEngine]] = {
-        "hf": HFGenerate,
-        "compiled": CompiledGenerate,
-        "vllm": VLLMGenerate,
-        "vllm_server": VLLMServer,
-    }
-    return (named[choice] if isinstance(choice, str) else choice)(tokenizer)
+    return (_CLASSES[choice] if isinstance(choice, str) else choice)(tokenizer)

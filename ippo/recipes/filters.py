@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
@@ -25,34 +23,12 @@ def _filter(parameters: int | None, weight: str, **weighing: Any) -> dict[str, A
     return {"class_path": "ippo.callbacks.InfluenceFilterCallback", "init_args": init_args}
 
 
-NAMED: dict[str, dict[str, Any]] = {
+FILTERS: dict[str, dict[str, Any]] = {
     "paper": _filter(None, "Proportional"),
     "last_block": _filter(1, "Uniform"),
     "uniform": _filter(None, "Uniform"),
     "tempered": _filter(None, "Proportional", min_effective=0.5),
 }
-
-
-def changes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A command line without the words ``--filter.…``, and those words.
-
-    Example:
-        >>> changes(["--filter.dry_run", "true", "--resume", "--filter.patience=3"])
-        (['--resume'], ['--filter.dry_run=true', '--filter.patience=3'])
-    """
-    others, found = [], []
-    words = iter(arguments)
-    for word in words:
-        if word.startswith("--filter.") and not word.startswith("--filter.help"):
-            found.append(word if "=" in word else f"{word}={next(words, '')}")
-        else:
-            others.append(word)
-    return others, found
-
-
-def in_full(name: str) -> str:
-    """The word ``--filter=NAME`` with what the name stands for, which ``--filter.…`` can then change."""
-    return f"--filter={json.dumps(NAMED[name])}"
 
 
 def build_filter(choice: FilterName | InfluenceFilterCallback) -> InfluenceFilterCallback | None:
@@ -63,7 +39,7 @@ def build_filter(choice: FilterName | InfluenceFilterCallback) -> InfluenceFilte
         return None
     parser = ArgumentParser()
     parser.add_argument("--filter", type=InfluenceFilterCallback)
-    return parser.instantiate(parser.parse_object({"filter": NAMED[choice]})).filter
+    return parser.instantiate(parser.parse_object({"filter": FILTERS[choice]})).filter
 
 
 def build_monitor(

@@ -19,8 +19,9 @@ from ippo.models import LayoutName, LoraOptions, ModelOptions, TinyOptions
 from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.recipes.engines import Engine
 from ippo.recipes.explain import explain, located, require_readable
-from ippo.recipes.filters import NAMED, FilterName, changes, in_full
+from ippo.recipes.filters import FilterName
 from ippo.recipes.help import DOES, name_each
+from ippo.recipes.named import spelt_out
 from ippo.recipes.presets import names, preset_files
 from ippo.recipes.recipe import Recipe
 from ippo.rollout.sampling import Sampling
@@ -75,7 +76,7 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
         "--engine",
         type=Engine,
         default="hf",
-        help="What samples: hf, compiled, vllm, vllm_server, or the class_path of a RolloutEngine, whose options are "
+        help="What samples: hf, compiled, vllm, vllm_server, or the class_path of a RolloutEngine; its options are "
         "--engine.batch_size and so on.",
     )
     parser.add_argument(
@@ -146,13 +147,8 @@ def parse(parser: LightningArgumentParser, arguments: Sequence[str]) -> tuple[Na
         UsageError: if one is unknown or out of range.
     """
     require_readable(arguments)
-    others, of_filter = changes(arguments)
     try:
-        if of_filter:  # a name has no options that they could change, what it stands for has
-            chosen = parser.parse_args(others).filter
-            named = [in_full(chosen)] if isinstance(chosen, str) and chosen in NAMED else []
-            arguments = [*others, *named, *of_filter]
-        config = parser.parse_args(arguments)
+        config = parser.parse_args(spelt_out(parser, arguments))
         return config, parser.instantiate(config)
     except UsageError as error:
         raise located(error, arguments) from error

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_recipe import SMALL
 
 from ippo.experiments.demo import main
-from tests.small_recipe import SMALL
 
 WRONG_ARGUMENT = 2
 

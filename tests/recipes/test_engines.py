@@ -38,9 +38,13 @@ def test_compiled_is_a_name(tokenizer: Any) -> None:
     assert type(build_engine(chosen("--engine=compiled"), tokenizer)) is CompiledGenerate
 
 
-def test_an_engine_takes_its_options_from_the_command_line(tokenizer: Any) -> None:
-    words = (f"--engine={HFGenerate.__module__}.HFGenerate", "--engine.batch_size=3")
+@pytest.mark.parametrize(
+    "name", ["", "--engine=hf", "--engine=compiled", f"--engine={HFGenerate.__module__}.HFGenerate"]
+)
+def test_an_engine_takes_its_options_from_the_command_line(name: str, tokenizer: Any) -> None:
+    words = (*([name] if name else []), "--engine.batch_size=3", "--filter.patience=3")
     engine = build_engine(chosen(*words), tokenizer)
+    assert type(engine) is (CompiledGenerate if "compiled" in name else HFGenerate)
     assert isinstance(engine, RolloutEngine)
     assert engine.batch_size == 3  # type: ignore[attr-defined]
     assert engine.tokenizer is tokenizer  # type: ignore[attr-defined]

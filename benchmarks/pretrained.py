@@ -20,10 +20,12 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,7 @@ class Call:
 
     def _work(self, cell: Cell, seconds: float, spare: float) -> None:
         """Run a cell or go on with it, for so long."""
-        cache = self.plan.out / f"warm-start-{cell.seed}"
+        cache = self.plan.out / "cache"  # of the warm starts, one a seed, which all arms go out from
         command = cell.begin("--policy", self.policy, "--engine", self.engine)
         log = cell.folder / "log.txt"
         with log.open("a") as said:
@@ -82,11 +84,10 @@ class Call:
         shutil.rmtree(cell.folder / "policy", ignore_errors=True)  # the model with its adapter in it, at full size
         if cell.finished() is not None:
             thin_out(cell.folder)
-            mates = [place for place in self.plan.cells() if place[2] == cell.seed]
-            if all(self.plan.cell(*place).finished() for place in mates):
-                shutil.rmtree(cache, ignore_errors=True)
         elif ended not in (None, 0):
             sys.exit(f"{cell.name} failed; {log} ends:\n{log.read_text()[-3000:]}")
+        elif not any(cell.folder.glob("checkpoints/*.ckpt")):
+            print(f"{cell.name} came to no checkpoint in {seconds:.0f} s, and will begin anew: give it more --minutes.")
 
     def _note(self, seconds: float, worked: list[str]) -> None:
         path = self.plan.out / "calls.json"
@@ -95,27 +96,35 @@ class Call:
             unfinished.write_text(json.dumps([*calls, {"seconds": seconds, "cells": worked}], indent=1) + "\n")
 
 
-def start(command: list[str], environment: dict[str, str], said: Any) -> subprocess.Popen[str]:
+class WithItsOwn(subprocess.Popen[str]):
+    """A process that is ended by force together with those that it has started, such as an engine's."""
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+def start(command: list[str], environment: dict[str, str], said: Any) -> WithItsOwn:
     """A run of the recipe, as a process; what it prints goes to a file."""
-    return subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT, text=True)
+    return WithItsOwn(command, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def in_time(process: subprocess.Popen[str], seconds: float, spare: float) -> int | None:
+def in_time(process: WithItsOwn, seconds: float, spare: float) -> int | None:
     """How a process ended; None where it had to be told to, because its time was over.
 
     At first by SIGTERM, after which a run finishes its iteration and writes a checkpoint; by force after ``spare``
-    seconds more, after which it goes on from the iteration before.
+    seconds more, or Ctrl-C, after which it goes on from the iteration before.
     """
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.terminate()
-    try:
-        process.wait(spare)
-    except subprocess.TimeoutExpired:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(spare)
+        return None
+    finally:
         process.kill()
         process.wait()
-    return None
 
 
 def thin_out(folder: Path) -> None:

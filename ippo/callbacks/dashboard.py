@@ -17,7 +17,7 @@ from ippo.callbacks.tensorboard.described import write
 from ippo.callbacks.tensorboard.layout import layout
 from ippo.errors import require
 
-_FIGURES = ("test/em", "test/em_greedy", "test/mv", "test/pass@k", "test/false_positive", "test/reward", "val/em")
+_FINAL = ("em", "em_greedy", "mv", "pass@k", "false_positive", "hacked", "reward")
 
 
 class Dashboard(L.Callback):
@@ -25,7 +25,8 @@ class Dashboard(L.Callback):
 
     - *Custom scalars*: "Is it going well?", the curves that matter with what they began at (``baseline/em``,
       ``baseline/gold_loss``), and "Is the machinery sound?".
-    - *HParams*: the run's settings with its figures, a row a run of a ``--logdir`` of several.
+    - *HParams*: the run's settings with its figures, a row a run of a ``--logdir`` of several; ``final/*`` of one that
+      was tested when it was trained.
     - *Text*: answers to the same validation problems, at first and now.
 
     What a curve shows stands at its name where the logger is a
@@ -42,15 +43,19 @@ class Dashboard(L.Callback):
         self.settings, self.answers = settings, answers
         self.baseline: dict[str, float] = {}
         self.first_answers: list[Answer] = []
-        self.first_at = 0
+        self.first_at = self.latest_at = 0  # iterations done by then
         self.latest_answers: list[Answer] = []
         self._filters: list[str] = []
+        self._trained = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self._filters = [one.name for one in callbacks if isinstance(one, InfluenceFilterCallback)]
         settings = self.settings if self.settings is not None else _options(pl_module)
-        figures = dict.fromkeys((*_FIGURES, "reward/mean", *(f"{name}/kept_fraction" for name in self._filters)))
+        final = (f"final/{name}" for name in _FINAL)
+        curves = ("val/em", "reward/mean", *(f"{name}/kept_fraction" for name in self._filters))
+        figures = dict.fromkeys((*final, *curves))
+        self._trained = False
         for logger in _loggers(trainer):
             logger.experiment.add_custom_scalars(layout(self._filters))
             experiment, start, _ = hparams(dict(settings), figures)
@@ -74,6 +79,7 @@ class Dashboard(L.Callback):
             return
         step = trainer.current_epoch + (trainer.state.fn == TrainerFn.FITTING)  # epochs are iterations
         self._hold(trainer, "em", ["val/em"], step)
+        self.latest_at = step
         if not self.first_answers:
             self.first_answers, self.first_at = self.latest_answers, step
         if self.latest_answers:
@@ -84,6 +90,15 @@ class Dashboard(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for logger in _loggers(trainer):
             write(logger.experiment, hparams({}, {})[2])
+        self._trained = True
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What a test after the training finds is final; one before it has the same curves, ``test/*``."""
+        found = {name: trainer.callback_metrics.get(f"test/{name}") for name in _FINAL}
+        if self._trained:
+            for logger in _loggers(trainer):
+                final = {f"final/{name}": float(value) for name, value in found.items() if value is not None}
+                logger.log_metrics(final, trainer.current_epoch)
 
     def _hold(self, trainer: L.Trainer, name: str, tags: Sequence[str], step: int) -> None:
         """Draw on the line of a curve's first value."""

@@ -27,7 +27,7 @@ class RolloutProgress(WarmStartProgress):
     """One bar for the whole run: an epoch of a single batch makes Lightning's own start and end anew each iteration.
 
     During long rollouts :class:`ippo.rollout.engines.hf.HFGenerate` shows a bar of its own below it. What it says fits
-    into eighty columns: there is no percentage, and no rate, which the time left tells.
+    into eighty columns, also after hours: there is no percentage, and no rate, which the time left tells.
     """
 
     _FORM = "{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}{postfix}"
@@ -35,7 +35,7 @@ class RolloutProgress(WarmStartProgress):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self.train_progress_bar.bar_format = self._FORM
-        self.train_progress_bar.set_description("PPO iterations")
+        self.train_progress_bar.set_description("Iteration")
         self.train_progress_bar.reset(total=trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None)
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:

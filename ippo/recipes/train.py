@@ -127,8 +127,9 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
     summary = summarise(before["scores"], after["scores"], record.iterations, stopped_by, seed, interrupted)
     if trainer.is_global_zero:
         run.write_summary(summary)
-        if interrupted:  # what was judged on the way
-            run.write_answers(dashboard.first_answers, dashboard.latest_answers, "validation")
+        if interrupted:  # what was judged on the way, where it was judged twice
+            latest = dashboard.latest_answers if dashboard.latest_at > dashboard.first_at else []
+            run.write_answers(dashboard.first_answers, latest, "validation")
         else:
             run.write_answers(before["answers"], after["answers"], "test")
         print_report(summary, seconds, console)

@@ -99,8 +99,20 @@ def test_the_table_of_runs_has_settings_and_names_of_figures(run: MakeRun, tmp_p
     assert settings["policy"].string_value == "mine"
     assert settings["ppo.lam"].number_value == 0.9
     figures = [metric.name.tag for metric in experiment.experiment.metric_infos]
-    assert {"test/em", "test/em_greedy", "influence/kept_fraction"} <= set(figures)
+    assert {"final/em", "final/em_greedy", "influence/kept_fraction"} <= set(figures)
     assert end.session_end_info.status == 1  # success
+
+
+def test_its_figures_are_final_only_where_the_test_came_after_the_training(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, tmp_path: Path
+) -> None:
+    trainer, module = make_trainer(Dashboard(), logger=DescribedCurves(tmp_path, name="", version="ppo")), make_module()
+    trainer.test(module, data, verbose=False)
+    assert "final/em" not in read(tmp_path / "ppo").Tags()["scalars"]
+    trainer.fit(module, data)
+    (tested,) = trainer.test(module, data, verbose=False)
+    (point,) = read(tmp_path / "ppo").Scalars("final/em")
+    assert (point.step, point.value) == (1, pytest.approx(tested["test/em"]))
 
 
 def test_settings_are_the_modules_own_unless_given(run: MakeRun, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from parts import MakeModule, MakeTrainer
+from tqdm import tqdm
 
 from ippo import PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback, RolloutProgress, RunRecord
@@ -17,12 +18,20 @@ def test_the_bar_counts_iterations(
     trainer = make_trainer(bar, max_epochs=3, enable_progress_bar=True, limit_val_batches=1)
     trainer.fit(make_module(), data)
     assert bar.train_progress_bar.n == bar.train_progress_bar.total == 3
-    assert bar.train_progress_bar.desc.startswith("PPO iterations")
+    assert bar.train_progress_bar.desc.startswith("Iteration")
     screen = "".join(capsys.readouterr())
     assert "3/3" in screen
     assert ", em=" in screen  # what is logged for the bar, without its group
     assert "accuracy/em" not in screen
     assert ", val/em=" in screen  # but what was judged keeps its name beside the rollout's own
+
+
+def test_the_bar_of_a_long_run_is_whole_in_eighty_columns() -> None:
+    figures = "em=0.430, kept=0.664, val/em=0.391"
+    hours = {"elapsed": 36123.0, "n": 1000, "total": 2000}
+    shown = tqdm.format_meter(**hours, ncols=80, prefix="Iteration", postfix=figures, bar_format=RolloutProgress._FORM)
+    assert shown.endswith(figures)
+    assert len(shown) <= 80
 
 
 def test_the_bar_does_without_a_last_iteration(

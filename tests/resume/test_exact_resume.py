@@ -113,5 +113,8 @@ def test_ctrl_c_in_a_recipe_leaves_checkpoint_and_summary(tmp_path: Path, capsys
     said = capsys.readouterr().out
     assert f"python -m ippo.recipes.math --resume --trainer.default_root_dir {tmp_path}\n" in said
     assert f"python -m ippo.recipes.math evaluate --checkpoint {tmp_path}\n" in said
+    assert said.endswith(f"Report: {tmp_path / 'report.html'}\n")
+    assert "It was interrupted by SIGINT after" in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "answers.json").read_text())["of"] == "validation"
     (path,) = (tmp_path / "checkpoints").iterdir()
     assert torch.load(path, weights_only=True)["epoch"] == len(summary["iterations"]) - 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 _SHOWN_BY_ALL = {
     "reward/mean": "What the rollouts earned, on average; an unfinished response earns at most ppo.unfinished_reward.",
     "reward/raw": "What the reward gave before the ceiling of unfinished responses.",
@@ -16,13 +18,12 @@ _SHOWN_BY_ALL = {
     "accuracy/wrong_step": "Of the right answers that could be checked, the share with a wrong step.",
     "accuracy/nonsense": "Of the right answers that could be checked, the share with a step that has no place there.",
     "accuracy/shortcut": "Of the right answers that could be checked, the share that leaves out a step.",
-    "val/em": "Share of right answers among k samples of each validation problem. The first point is before training.",
+    "val/em": "Share of right answers among k samples of each problem.",
     "val/em_greedy": "The same of the greedy answer.",
     "val/mv": "Share of the problems whose most frequent answer is right.",
     "val/pass@k": "Share of the problems with at least one right answer among k.",
     "val/reward": (
-        "What the training reward gives to the validation answers. It should rise with val/em; if it rises "
-        "alone, it is being gamed."
+        "What the training reward gives to these answers. It should rise with EM; if it rises alone, it is being gamed."
     ),
     "val/false_positive": "Of the right answers that could be checked, the share by unfaithful reasoning.",
     "val/unverifiable": "Of the right answers, the share whose reasoning could not be checked.",
@@ -82,6 +83,7 @@ _SHOWN_BY_ALL = {
     "time/peak_share": "Share of what the card can do in bfloat16 that an update reaches (MFU).",
     "time/memory": "Most memory so far, in GiB.",
 }
+_EVALUATED = re.compile("^(test|final)/")
 _GROUPS = {tag.partition("/")[0] for tag in _SHOWN_BY_ALL}
 _OF_A_FILTER = {
     "kept_fraction": (
@@ -110,6 +112,6 @@ def description(tag: str) -> str:
         >>> description("ppo/value_grad_norm"), description("mine/cost"), description("mine/own")
         ('The same of the critic.', 'Seconds of scoring as a share of the iteration.', '')
     """
-    group, _, name = tag.replace("test/", "val/", 1).rpartition("/")
+    group, _, name = _EVALUATED.sub("val/", tag).rpartition("/")
     known = _SHOWN_BY_ALL.get(f"{group}/{name}", "")
     return known or ("" if group in _GROUPS else _OF_A_FILTER.get(name, ""))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -16,6 +15,7 @@ from ippo.callbacks.tensorboard.answers import Answer, first_answers, page
 from ippo.callbacks.tensorboard.described import write
 from ippo.callbacks.tensorboard.layout import layout
 from ippo.errors import require
+from ippo.ppo.module import PPOModule
 
 _FINAL = ("em", "em_greedy", "mv", "pass@k", "false_positive", "hacked", "reward")
 
@@ -36,10 +36,16 @@ class Dashboard(L.Callback):
     Args:
         settings: the columns of the hparams table, plain values; the module's PPO and sampling options by default.
         answers: validation problems whose answers are shown.
+
+    Raises:
+        UsageError: if an option is wrong; at the start, if the module is no :class:`ippo.PPOModule`.
     """
 
     def __init__(self, settings: Mapping[str, bool | int | float | str] | None = None, answers: int = 10) -> None:
         require(answers >= 0, "answers", answers, "use 0 (none) or more")
+        for name, value in (settings or {}).items():
+            plain = isinstance(value, bool | int | float | str)
+            require(plain, f"settings[{name!r}]", value, "use a number, a text, or true or false")
         self.settings, self.answers = settings, answers
         self.baseline: dict[str, float] = {}
         self.first_answers: list[Answer] = []
@@ -47,6 +53,10 @@ class Dashboard(L.Callback):
         self.latest_answers: list[Answer] = []
         self._filters: list[str] = []
         self._trained = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        ours, remedy = isinstance(pl_module, PPOModule), "leave the callback out: it shows runs of ippo.PPOModule"
+        require(ours, "Dashboard", type(pl_module).__name__, remedy)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -71,8 +81,8 @@ class Dashboard(L.Callback):
     def on_answers(self, trainer: L.Trainer, pl_module: L.LightningModule, table: dict[str, Sequence[Any]]) -> None:
         """Called with the columns of each batch of judged answers, in a test too."""
         if trainer.validating:
-            samples = getattr(getattr(pl_module, "evaluation", None), "samples", 1)
-            self.latest_answers += first_answers(table, samples, self.answers - len(self.latest_answers))
+            more = self.answers - len(self.latest_answers)
+            self.latest_answers += first_answers(table, cast("PPOModule", pl_module).evaluation.samples, more)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -123,11 +133,10 @@ def _loggers(trainer: L.Trainer) -> list[TensorBoardLogger]:
 
 def _options(module: L.LightningModule) -> dict[str, Any]:
     """The options of a PPO module that are plain values."""
-    groups = {name: getattr(module, name, None) for name in ("ppo", "sampling")}
+    groups = {name: vars(getattr(module, name)) for name in ("ppo", "sampling")}
     return {
         f"{group}.{name}": value
         for group, options in groups.items()
-        if dataclasses.is_dataclass(options)
-        for name, value in vars(options).items()
+        for name, value in options.items()
         if isinstance(value, bool | int | float | str)
     }

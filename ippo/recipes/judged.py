@@ -20,6 +20,9 @@ from ippo.recipes.report import Scores, scores
 SHOWN = 10
 """Problems whose first answer is kept."""
 
+_FOUND = ("prompt", "response", "gold", "finished", "correct", "chain")
+"""Columns that a reward does not ask for, beside the answer that was read."""
+
 
 class Judged(L.Callback):
     """Counts the problems of a test, over all ranks, and keeps the first answers with what they would earn.
@@ -51,7 +54,8 @@ def _shown(module: Any, table: dict[str, Sequence[Any]], rows: Sequence[int]) ->
     if not rows:
         return []
     few = {name: [values[row] for row in rows] for name, values in table.items()}
-    columns = {name: values for name, values in few.items() if name not in ("prompt", "response")}
+    columns = {name: values for name, values in few.items() if name not in _FOUND}
+    columns["answer"] = few["gold"]  # the row's own: in the table it is the one that was read
     with isolate_rng():  # a reward may draw, and what is shown must not change what is learned
         rewards = module.rewards.to(module.device)
         earned = rewards(prompts=few["prompt"], completions=few["response"], **columns).tensor.cpu()

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import pytest
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from parts import GivenScores, MakeModule, MakeTrainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -145,9 +146,17 @@ class TestAnswers:
         after.load_state_dict(json.loads(json.dumps(before.state_dict())))
         assert (after.first_answers, after.baseline) == (before.first_answers, before.baseline)
 
-    def test_as_many_as_asked_for(self) -> None:
+
+class TestRefusals:
+    def test_options(self) -> None:
         with pytest.raises(UsageError, match="answers = -1"):
             Dashboard(answers=-1)
+        with pytest.raises(UsageError, match=r"settings\['lora'\] = None"):
+            Dashboard({"lora": None})  # type: ignore[dict-item]
+
+    def test_another_module(self, make_trainer: MakeTrainer) -> None:
+        with pytest.raises(UsageError, match=r"Dashboard = 'BoringModel'"):
+            make_trainer(Dashboard()).fit(BoringModel())
 
 
 def test_with_another_logger_it_is_silent(run: MakeRun, tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def test_leaves_one_run_of_both_ranks(tmp_path: Path) -> None:
     assert done.stdout.count("test problems, 2 answers each") == done.stdout.count("Warm start:") == 1
     (folder,) = (tmp_path / "runs").iterdir()
     assert {path.name for path in folder.iterdir()} == {
-        "checkpoints", "config.yaml", "episodes", "policy", "ppo", "sft", "start", "summary.json"
+        "answers.json", "checkpoints", "config.yaml", "episodes", "policy", "ppo", "report.html", "sft", "start",
+        "summary.json",
     }  # fmt: skip
     assert len(json.loads((folder / "summary.json").read_text())["iterations"]) == 2
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["iteration-00001.ckpt"]

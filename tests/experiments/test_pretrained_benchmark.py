@@ -21,11 +21,14 @@ from in_process import fork
 from ippo.errors import UsageError
 from ippo.models import TinyOptions, tiny_llama, train_tokenizer
 from ippo.recipes.math import main as recipe
+from ippo.recipes.parser import build_parser, parse
+from ippo.recipes.presets import preset_files
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import parcels  # type: ignore[import-not-found]
 import pretrained as benchmark  # type: ignore[import-not-found]
 import pretrained_page as page  # type: ignore[import-not-found]
+import pretrained_plan as plan  # type: ignore[import-not-found]
 
 sys.path.pop(0)
 
@@ -153,6 +156,19 @@ def test_a_call_whose_time_is_over_goes_on_in_the_next_and_the_page_tells_what_i
     assert target.read_text() == text
     call(places, tmp_path / "runs")
     assert len(started) == 3  # nothing is run again
+
+
+@pytest.mark.parametrize("name", plan.SIZES)
+def test_the_recipe_takes_what_every_size_arm_and_verifier_says(name: str, tmp_path: Path) -> None:
+    size = plan.SIZES[name]
+    whole = plan.Plan(tmp_path, size, plan.verifiers(size.hole), plan.ARMS, (0,))
+    for verifier, arm in (*product(whole.verifiers, plan.ARMS[:1]), *product(["hole"], plan.ARMS[1:])):
+        words = [*whole.cell(verifier, arm, 0).arguments, "--policy", "./weights", "--engine", "vllm"]
+        _, options = parse(build_parser("recipe", "", preset_files(words, "embedded", "tiny")), words)
+        assert options.verifier.errs == (verifier != "honest")
+        assert options.ppo.ptx_coef == (arm in (plan.PTX, plan.BOTH))
+        assert (options.filter == "none") == (arm in (plan.PPO, plan.PTX))
+        assert options.ppo.learning_rate == {"card": 1e-4, "cpu": 3e-4}[name]  # the arms' own rates are others
 
 
 def test_a_run_that_fails_is_told_with_what_it_said(

@@ -12,6 +12,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ippo.files import whole
+from ippo.models.checkpoints import facts_of, require_sound_folder
 
 
 class IterationCheckpoint(ModelCheckpoint):
@@ -46,7 +47,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
 def is_whole(path: Path) -> bool:
     """Whether a checkpoint can be read; one that was cut short by a copy or a crash is told and passed over."""
     try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if path.is_dir():
+            require_sound_folder(path)
+        facts_of(path)
     except Exception as error:  # a torn file fails in as many ways as there are places to tear it
         warnings.warn(f"{path} is not a whole checkpoint ({type(error).__name__}): it is passed over", stacklevel=2)
         return False

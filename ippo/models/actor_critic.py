@@ -17,6 +17,7 @@ from ippo.models.requirements import require_language_model
 from ippo.models.responses import response_logprobs, states_before
 from ippo.models.trunk import trunk_of
 from ippo.rollout.sequences import Sequences
+from ippo.rollout.sharded import whole_state
 
 Self = TypeVar("Self", bound="Layout")
 
@@ -49,7 +50,7 @@ class ValueHead(nn.Linear):
     def forward(self, hidden: Tensor) -> Tensor:
         """[n, t] for [n, t, hidden_size] of any floating dtype; autocast would round the values, too."""
         with torch.autocast(hidden.device.type, enabled=False):
-            values = super().forward(hidden.to(self.weight.dtype)).squeeze(-1)
+            values = super().forward(hidden.to(self.weight.dtype)).squeeze(-1).clone()  # FSDP wants no views
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -77,6 +78,9 @@ class Layout(OwnAttributeErrors, nn.Module):
         value: the critic's own parameters; None where nothing asks for values.
         reference: the policy as it was before PPO; None where nothing is held against it.
     """
+
+    start: Mapping[str, Tensor] | None = None
+    """What models without numbers will have, by their names (:func:`ippo.models.sharding.to_be_sharded`)."""
 
     def __init__(self, policy: PreTrainedModel, value: nn.Module | None, reference: PreTrainedModel | None) -> None:
         super().__init__()
@@ -118,8 +122,9 @@ class Layout(OwnAttributeErrors, nn.Module):
         return self
 
     def merged(self) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-        """A plain model of the policy's kind, and the trained weights by the names that it has for them."""
-        return self.policy, self.policy.state_dict()
+        """A plain model of the policy's kind, and the trained weights by the names that it has for them; of models in
+        parts the first rank alone gets them, and all must ask."""
+        return self.policy, whole_state(self.policy)
 
 
 class SeparateModels(Layout):

@@ -24,6 +24,7 @@ from ippo.models.configuration import state_size
 from ippo.models.requirements import require_language_model
 from ippo.models.trunk import trunk_of
 from ippo.rollout.adapters import merged_weights
+from ippo.rollout.sharded import in_parts, kept_by_first, whole_state
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -67,7 +68,8 @@ class LoraModels(Layout):
     def merged(self) -> tuple[PreTrainedModel, dict[str, Tensor]]:
         """The base, which stays as it is, and its weights with the policy's adapter added to them."""
         plain: Any = self.reference
-        return plain, {**plain.state_dict(), **dict(merged_weights(self.policy))}
+        merged = merged_weights(self.policy)
+        return plain, {**whole_state(plain), **(kept_by_first(merged) if in_parts(plain) else dict(merged))}
 
 
 def shared_copy(model: Model) -> Model:

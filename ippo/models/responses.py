@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from ippo.functional import token_entropy, token_logprobs
 from ippo.models.configuration import text_config
 from ippo.models.projection import projected_logprobs, projects_in_one
 from ippo.models.trunk import head_alone, runs_apart, trunk_of, with_states
 from ippo.rollout.sequences import Sequences
+from ippo.rollout.sharded import in_parts, inside
 from ippo.rollout.soundness import minds_left_padding
 
 LOGITS_AT_A_TIME = 2**24  # numbers, 64 MiB in float32: what a small model's whole batch takes, and the least on a GPU
@@ -76,7 +77,7 @@ def of_logits(
         return function(response_logits(policy, sequences), ids)
 
     left = _reads_on_the_left(policy, sequences)
-    answer: Any = trunk_of(policy)(**(on_the_left if left else model_inputs)(sequences))
+    answer: Any = inside(policy, trunk_of(policy), **(on_the_left if left else model_inputs)(sequences))
 
     states = _before_responses(answer.last_hidden_state, sequences, left)
     if logprobs_at is not None and projects_in_one(policy, answer, ids):
@@ -88,7 +89,8 @@ def of_logits(
 
     run = partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False) if torch.is_grad_enabled() else part
     steps = max(1, most // numbers_a_step)
-    return torch.cat([run(*each) for each in zip(states.split(steps, 1), ids.split(steps, 1), strict=True)], dim=-1)
+    with set_checkpoint_early_stop(not in_parts(policy)):  # FSDP must see the end of each call
+        return torch.cat([run(*each) for each in zip(states.split(steps, 1), ids.split(steps, 1), strict=True)], dim=-1)
 
 
 def logits_at_a_time(device: torch.device, asked: int | None = None) -> int:

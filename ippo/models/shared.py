@@ -14,6 +14,7 @@ from ippo.models.requirements import require_language_model
 from ippo.models.responses import states_before
 from ippo.models.trunk import trunk_of
 from ippo.rollout.sequences import Sequences
+from ippo.rollout.sharded import inside
 
 
 class SharedModels(Layout):
@@ -41,5 +42,5 @@ class SharedModels(Layout):
         """[n, t] value of the state before each response token."""
         with torch.set_grad_enabled(self.value_gradient and torch.is_grad_enabled()):
             assert self.value is not None
-            states = states_before(trunk_of(self.policy), sequences)
+            states = inside(self.policy, states_before, trunk_of(self.policy), sequences)
         return self.value(states)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from ippo.errors import require
 from ippo.modes import evaluation_mode
+from ippo.rollout.sharded import inside
 
 _tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 """For each policy, whether its head and its trunk, run apart, make the logits that they make together."""
@@ -76,7 +77,7 @@ def runs_apart(policy: Any, inputs: dict[str, Any]) -> bool:
 def _agree(policy: Any, inputs: dict[str, Any]) -> bool:
     whole = policy(**inputs).logits
     try:
-        answer: Any = trunk_of(policy)(**inputs)
+        answer: Any = inside(policy, trunk_of(policy), **inputs)
         parts = zip(answer.last_hidden_state.split(2, 1), inputs["input_ids"].split(2, 1), strict=True)
         found = torch.cat([head_alone(policy, with_states(answer, states), ids) for states, ids in parts], 1)
     except Exception:  # whatever it says: its head needs more than these states

@@ -12,6 +12,7 @@ from ippo.influence.forward_mode import ForwardMode
 from ippo.models import ActorCritic, response_logprobs
 from ippo.ppo.options import PPOOptions
 from ippo.rollout.sequences import Sequences
+from ippo.rollout.sharded import as_many_calls
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def logprob_pass(
     ids = look.sequences.response_ids
     precision = torch.promote_types(torch.float32, next(model.policy.parameters()).dtype)  # float64 is kept, too
     old, reference, values = (torch.zeros(ids.shape, dtype=precision, device=ids.device) for _ in range(3))
-    for rows in look.sequences.places(ppo.micro_batch_size, ppo.micro_batch_tokens):
+    places = look.sequences.places(ppo.micro_batch_size, ppo.micro_batch_tokens)
+    for rows in as_many_calls(model.policy, places, ids.device):
         part = look.sequences.rows(rows).trim()
         block = (rows, slice(part.response_ids.shape[1]))
         if look.logprobs is None:

@@ -23,10 +23,12 @@ from ippo.errors import OwnAttributeErrors
 from ippo.events import emit
 from ippo.functional import value_loss
 from ippo.influence import ValidationDirection
+from ippo.influence.sharding import at_rest
 from ippo.models import ActorCritic
 from ippo.models.attention import without_cudnn_attention
 from ippo.models.projection import one_backward
 from ippo.models.requirements import require_tokens
+from ippo.models.sharding import ranks_of, shard
 from ippo.ppo.curves import add_norms, add_up, rollout_curves, update_curves
 from ippo.ppo.engine_gap import GapWarning, importance_of
 from ippo.ppo.evaluation import Evaluation, seed_of
@@ -35,7 +37,7 @@ from ippo.ppo.logprobs import LogprobPass, logprob_pass
 from ippo.ppo.objective import PolicyObjective
 from ippo.ppo.optimizer import optimizer_and_schedule, take_up_rates
 from ippo.ppo.options import EvaluationOptions, PPOOptions
-from ippo.ppo.requirements import require_before_training, require_parts, require_whole_distribution
+from ippo.ppo.requirements import require_before_training, require_parts, require_strategy, require_whole_distribution
 from ippo.ppo.responses import Responses, arguments, decode, repeat
 from ippo.ppo.stopwatch import stopwatch
 from ippo.ppo.unfinished import UnfinishedWarning, with_ceiling
@@ -46,6 +48,7 @@ from ippo.rollout.engines.base import RolloutEngine
 from ippo.rollout.engines.hf import HFGenerate
 from ippo.rollout.episodes import Episodes
 from ippo.rollout.sampling import Sampling
+from ippo.rollout.sharded import as_many_calls
 from ippo.sft import demonstration_loss
 
 
@@ -137,6 +140,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         if emit_logprob_pass:
             look = emit(self.trainer, self, "on_logprob_pass", look)
         old_logprobs, reference_logprobs, values = logprob_pass(self.model, look, self.ppo, self.sampling.temperature)
+        at_rest(self.model)  # type: ignore[arg-type]
         count = len(responses.texts)
         episodes = Episodes(
             **vars(responses.sequences),
@@ -227,10 +231,11 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         ``sums`` for the curves."""
         rows = self._gold.rows(torch.randint(len(self._gold), (self.ppo.ptx_batch_size,)))
         with no_sync(self.trainer.strategy.model):
-            for micro in rows.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens):
-                losses = demonstration_loss(self.model.policy, micro)
-                self.manual_backward(self.ppo.ptx_coef * losses.sum() / len(rows))
-                sums["ptx_loss"] += float(losses.detach().sum())
+            chunks = rows.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
+            for place, micro in enumerate(as_many_calls(self.model.policy, chunks, self.device)):
+                loss = demonstration_loss(self.model.policy, micro).sum() * (place < len(chunks))
+                self.manual_backward(self.ppo.ptx_coef * loss / len(rows))
+                sums["ptx_loss"] += float(loss.detach())
         sums["ptx_rows"] += len(rows)
 
     def _on_all_ranks(self, parts: list[Episodes], buffer: Episodes) -> list[Episodes]:
@@ -269,6 +274,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
             greedy = self._respond(batch, 1, replace(sampling, temperature=0.0))
             if self.evaluation.reward:
                 evaluation.update_reward(self._earned(responses)[1])
+        at_rest(self.model)  # type: ignore[arg-type]
         evaluation.update(responses.verdicts, batch)
         evaluation.update_greedy(greedy.verdicts)
         emit(self.trainer, self, "on_answers", responses.table)
@@ -314,7 +320,13 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         self.stopping_reason_message = reason
         self.trainer.should_stop = True
 
+    def configure_model(self) -> None:
+        """Under a strategy that has a mesh of ranks (FSDP2), each keeps its share of the models."""
+        if self.device_mesh is not None:
+            shard(self.model, ranks_of(self.device_mesh))  # type: ignore[arg-type]
+
     def setup(self, stage: str) -> None:
+        require_strategy(self.trainer.strategy)
         require_parts(self.model, self.ppo)
         if not self.ppo.uses_values:
             for parameter in self.model.parameter_groups()["value"]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
 from torch import Tensor
 
 from ippo.data.demonstrations import require_fit
@@ -30,6 +31,22 @@ def require_whole_distribution(sampling: Sampling) -> None:
     top_p, temperature = sampling.top_p, sampling.temperature
     require(top_p == 1.0, "sampling.top_p", top_p, "PPO's ratios need the full distribution: use 1.0")
     require(temperature > 0, "sampling.temperature", temperature, "PPO learns from what is drawn: use a number above 0")
+
+
+def require_strategy(strategy: Strategy | str) -> None:
+    """Refuse a strategy that takes models apart otherwise than FSDP2.
+
+    Args:
+        strategy: Lightning's, or its name there.
+
+    Raises:
+        UsageError: naming it.
+    """
+    name = strategy.rpartition(".")[2] if isinstance(strategy, str) else type(strategy).__name__
+    flattens = name.lower().startswith(("fsdp", "deepspeed")) if isinstance(strategy, str) else False
+    flattens = (flattens and name != "fsdp2") or isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy))
+    remedy = "it flattens or moves parameters, so that a gradient is no longer known by its name: use fsdp2, or ddp"
+    require(not flattens, "trainer.strategy", name, remedy)
 
 
 def require_parts(model: ActorCritic, ppo: PPOOptions) -> None:

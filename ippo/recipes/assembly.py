@@ -33,19 +33,28 @@ from ippo.models.configuration import context_length
 from ippo.models.layouts import prepare
 from ippo.models.loading import load_policy
 from ippo.models.memory import blueprint
+from ippo.models.sharding import to_be_sharded
 from ippo.ppo.module import PPOModule
 from ippo.recipes.engines import build_engine
 from ippo.recipes.presets import policy_id
 from ippo.recipes.run_directory import RunDirectory
 from ippo.recipes.screen import console
+from ippo.recipes.strategies import shards, strategy_of
 from ippo.recipes.tasks import load_task, named
 from ippo.recipes.warm_start import warm_start
 from ippo.rollout.end_tokens import declare_turn_end
 from ippo.rollout.soundness import require_causal
 
 
-def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    options: Namespace, tasks: Sequence[str], numbers: bool = True
+) -> tuple[Task, PreTrainedModel, PreTrainedTokenizerBase]:
     """Task, policy and tokenizer that fit each other; what had to be left out is said.
+
+    Args:
+        options: of the recipe.
+        tasks: the names that it knows.
+        numbers: whether the policy's weights are read (see :func:`holds_policy`).
 
     Raises:
         UsageError: if one of them cannot be had, or a row is longer than the policy's context and is not to be dropped.
@@ -61,9 +70,10 @@ def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedMode
     task = with_verifier(task, options.verifier)
     texts = [row["prompt"] + row["solution"] for row in task.train]
     place = policy_id(options.policy)
-    policy, tokenizer = load_policy(place, texts, options.tiny, options.trust_remote_code, options.tokenizer)
+    policy, tokenizer = load_policy(place, texts, options.tiny, options.trust_remote_code, options.tokenizer, numbers)
     policy = prepare(policy, options.layout, options.models)
-    require_causal(policy)
+    if numbers:
+        require_causal(policy)
     if options.chat:
         task = in_chat(task, tokenizer)
         if turn := declare_turn_end(policy, tokenizer):
@@ -83,12 +93,26 @@ def load(options: Namespace, tasks: Sequence[str]) -> tuple[Task, PreTrainedMode
     return task, policy, tokenizer
 
 
-def models_of(options: Namespace, policy: PreTrainedModel) -> Layout:
-    """The models that the run's PPO asks for, and no others: GRPO without a KL penalty holds the policy alone."""
+def holds_policy(trainer: L.Trainer) -> bool:
+    """Whether this process reads the policy's weights: of ranks that keep parts of it, the first alone does."""
+    return trainer.is_global_zero or not shards(trainer.strategy)
+
+
+def models_of(options: Namespace, policy: PreTrainedModel, sharded: bool = False) -> Layout:
+    """The models that the run's PPO asks for, and no others: GRPO without a KL penalty holds the policy alone.
+
+    Args:
+        options: of the recipe.
+        policy: after its warm start.
+        sharded: whether ranks will keep parts of them.
+    """
     ppo = options.ppo
-    return build_models(
-        options.layout, policy, options.models, options.lora, critic=ppo.uses_values, reference=ppo.uses_reference
-    )
+
+    def build(policy: PreTrainedModel) -> Layout:
+        parts = {"critic": ppo.uses_values, "reference": ppo.uses_reference}
+        return build_models(options.layout, policy, options.models, options.lora, **parts)
+
+    return to_be_sharded(build, policy, options.layout == "lora") if sharded else build(policy)
 
 
 def start_policy(
@@ -153,9 +177,10 @@ def build_module(models: ActorCritic, tokenizer: PreTrainedTokenizerBase, task: 
     )
 
 
-def build_trainer(options: Namespace, run: RunDirectory, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
+def build_trainer(everything: Namespace, run: RunDirectory, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
     """Lightning's trainer with the user's options; what they leave open goes into the run directory."""
-    arguments = options.as_dict()
+    options = everything.trainer
+    arguments = {**options.as_dict(), **strategy_of(everything)}
     arguments["default_root_dir"] = str(run.path)
     if arguments["logger"] is None:
         arguments["logger"] = DescribedCurves(run.path, name="", version="ppo")

@@ -16,9 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ippo.callbacks import AnswerLogger
 from ippo.data import Task
 from ippo.data.prompts import PromptDataModule
+from ippo.distributed import total_of
 from ippo.errors import require
 from ippo.models.actor_critic import Layout
-from ippo.recipes.assembly import build_module, load, models_of, start_policy
+from ippo.models.checkpoints import weights_of
+from ippo.models.sharding import to_be_sharded
+from ippo.recipes.assembly import build_module, holds_policy, load, models_of, start_policy
 from ippo.recipes.judged import Judged
 from ippo.recipes.parser import parse, parser_of
 from ippo.recipes.presets import told
@@ -26,6 +29,7 @@ from ippo.recipes.recipe import Recipe
 from ippo.recipes.report import print_scores, scores, versions
 from ippo.recipes.screen import console, quiet
 from ippo.recipes.start import start_of
+from ippo.recipes.strategies import require_in_parts, shards, strategy_of
 
 
 class PolicyAlone(nn.Module):
@@ -73,7 +77,8 @@ def find_checkpoint(place: str) -> Path:
     """
     path = Path(place)
     found = sorted((path / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime) or [path]
-    require(found[-1].is_file(), "checkpoint", place, "there is no checkpoint: give a run's directory or a .ckpt file")
+    there = found[-1].is_file() or (found[-1].suffix == ".ckpt" and found[-1].is_dir())
+    require(there, "checkpoint", place, "there is no checkpoint: give a run's directory or a .ckpt file")
     config = found[-1].parent.parent / "config.yaml"
     require(
         config.is_file(), "checkpoint", place, f"{config} is missing: a checkpoint says nothing without its options"
@@ -82,38 +87,52 @@ def find_checkpoint(place: str) -> Path:
 
 
 def started_models(
-    checkpoint: Path, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, options: Namespace
+    checkpoint: Path,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    options: Namespace,
+    sharded: bool = False,
 ) -> Layout:
     """The models as the checkpoint's run began with them; what the checkpoint holds is not yet in them."""
     run = checkpoint.parent.parent
     if options.layout == "lora" or start_of(run).is_dir():  # it holds adapters: their base is the warm start
         policy, _ = start_policy(policy, tokenizer, task, options, run=run, resume=True)
-    return models_of(options, policy)
+    return models_of(options, policy, sharded)
 
 
 def judge(options: Namespace, checkpoint: Path | None, tasks: Sequence[str], directory: Path) -> dict[str, Any]:
     """Test one policy; what is returned has also been written to ``evaluation.json``."""
     quiet()
     L.seed_everything(options.seed_everything, verbose=False)
-    task, policy, tokenizer = load(options, tasks)
-    if checkpoint is not None:
-        models: Any = started_models(checkpoint, policy, tokenizer, task, options)
-    else:
-        models = PolicyAlone(policy)
-    module = build_module(models, tokenizer, task, options)
     answers, judged = AnswerLogger(directory / "answers.parquet"), Judged(options.evaluation.samples)
     callbacks = [answers, judged]
     own = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(directory), "callbacks": callbacks}
-    trainer = L.Trainer(**{**options.trainer.as_dict(), **own})
+    trainer = L.Trainer(**{**options.trainer.as_dict(), **strategy_of(options), **own})
+    console.quiet = not trainer.is_global_zero
+    sharded = shards(trainer.strategy)
+    if checkpoint is not None and sharded:
+        require_in_parts(checkpoint)
+    task, policy, tokenizer = load(options, tasks, holds_policy(trainer))
+    if checkpoint is not None:
+        models: Any = started_models(checkpoint, policy, tokenizer, task, options, sharded)
+    else:
+        models = to_be_sharded(PolicyAlone, policy, one_base=True) if sharded else PolicyAlone(policy)
+    module = build_module(models, tokenizer, task, options)
+    theirs = checkpoint
+    if checkpoint is not None and checkpoint.is_dir() and not sharded:  # Lightning reads it into models in parts alone
+        module.load_state_dict(weights_of(checkpoint))
+        theirs = None
     data = PromptDataModule(task, options.data, options.seed_everything)
-    tested = trainer.test(module, data, ckpt_path=checkpoint, verbose=False)[0]
+    tested = trainer.test(module, data, ckpt_path=theirs, verbose=False)[0]
+    count = total_of(len(answers.table["answer"]), module.device)
     results = {
         "task": task.name,
         "policy": options.policy,
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "scores": scores(tested, options.evaluation.samples, judged.problems),
-        "no_answer": answers.table["answer"].count(None) / len(answers.table["answer"]),
-        "unfinished": answers.table["finished"].count(False) / len(answers.table["finished"]),
+        "no_answer": total_of(answers.table["answer"].count(None), module.device) / count,
+        "unfinished": total_of(answers.table["finished"].count(False), module.device) / count,
         "answers": str(answers.path),
         "seed": options.seed_everything,
         "versions": versions(),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import lightning as L
-import torch
 
 from ippo.errors import require
 from ippo.models import export as write
+from ippo.models.checkpoints import weights_of
 from ippo.recipes.assembly import build_module, load
 from ippo.recipes.evaluate import find_checkpoint, started_models
 from ippo.recipes.parser import parse, parser_of
@@ -35,6 +35,6 @@ def export(recipe: Recipe, arguments: Sequence[str]) -> None:
     task, policy, tokenizer = load(options, recipe.tasks)
     models = started_models(checkpoint, policy, tokenizer, task, options)
     module = build_module(models, tokenizer, task, options)
-    module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    module.load_state_dict(weights_of(checkpoint))
     folder = write(models, tokenizer, options.output)
     print_export(folder, options.sampling.max_new_tokens, options.chat, console)

@@ -11,13 +11,22 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ippo.data.task import Rows
-from ippo.models.memory import GIB, MemoryEstimate, Shape, blueprint, bytes_of, estimate_memory, free_memory
+from ippo.models.memory import (
+    GIB,
+    MemoryEstimate,
+    Shape,
+    blueprint,
+    bytes_of,
+    estimate_memory,
+    free_memory,
+    in_parts,
+)
 from ippo.recipes.warm_start import default_cache
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
 
-def say_memory(options: Namespace, policy: PreTrainedModel, prompt: int, console: Console) -> None:
+def say_memory(options: Namespace, policy: PreTrainedModel, prompt: int, console: Console, ranks: int = 1) -> None:
     """Print the estimate, what to reduce where it does not fit, and what the warm start will keep on disk, and make
     the process keep to it; of runs that take less than a GiB, nothing.
 
@@ -26,13 +35,14 @@ def say_memory(options: Namespace, policy: PreTrainedModel, prompt: int, console
         policy: as it was loaded.
         prompt: tokens of the longest prompt.
         console: where to print.
+        ranks: of how many each keeps a share of the models; 1 where they are whole.
     """
-    found = estimate(options, policy, prompt)
+    found = estimate(options, policy, prompt, ranks)
     if found.total < GIB:
         return
     give_back_freed_memory()
-    console.print(f"Memory: {found}.")
-    if advice := found.advice(free_memory() + bytes_of(policy)):  # the policy itself is loaded already
+    console.print(f"Memory{f' of each of {ranks} ranks' if ranks > 1 else ''}: {found}.")
+    if advice := found.advice(free_memory() + (bytes_of(policy) if ranks == 1 else 0)):  # the policy is loaded already
         console.print(f"[bold]This run {advice}.[/bold]")
     if options.layout != "lora" and options.sft.steps:
         console.print(f"The warm start will be kept in {default_cache()}: {bytes_of(policy) / GIB:.2g} GiB.")
@@ -47,8 +57,8 @@ def give_back_freed_memory() -> None:
             ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
-def estimate(options: Namespace, policy: PreTrainedModel, prompt: int) -> MemoryEstimate:
-    """The memory that the recipe's options take with this policy."""
+def estimate(options: Namespace, policy: PreTrainedModel, prompt: int, ranks: int = 1) -> MemoryEstimate:
+    """The memory that the recipe's options take with this policy, in each process; see :func:`say_memory`."""
     ppo, response = options.ppo, options.sampling.max_new_tokens
     models = blueprint(
         policy, options.layout, options.models, options.lora, critic=ppo.uses_values, reference=ppo.uses_reference
@@ -58,7 +68,7 @@ def estimate(options: Namespace, policy: PreTrainedModel, prompt: int) -> Memory
     rows = min(ppo.micro_batch_size, ppo.minibatch_size, (ppo.micro_batch_tokens or 10**12) // length)
     drawn = min(256, (options.sampling.batch_tokens or 10**12) // length)
     one_trunk = models.value is None or (options.layout == "shared" and not options.models.value_gradient)
-    return estimate_memory(
+    found = estimate_memory(
         Shape.of(policy),
         bytes_of(models),
         trained["policy"],
@@ -69,6 +79,7 @@ def estimate(options: Namespace, policy: PreTrainedModel, prompt: int) -> Memory
         gradient_checkpointing=options.models.gradient_checkpointing,
         at_a_time=options.models.logits_at_a_time,
     )
+    return in_parts(found, models, ranks) if ranks > 1 else found
 
 
 def longest_prompt(tokenizer: PreTrainedTokenizerBase, rows: Rows) -> int:

@@ -8,12 +8,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Timer
 
 from ippo.errors import require
+from ippo.models.checkpoints import facts_of
 
 _DONE = "the run began with {!r}, and that is done: leave this out, or begin another run in a directory of its own"
 _AS_IT_BEGAN = (
@@ -98,7 +98,7 @@ def why_finished(checkpoint: Path, summary: Path, trainer: Namespace, changed: C
     found = json.loads(summary.read_text()) if summary.exists() else {}
     if found.get("trained") is None:
         return None
-    kept = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    kept = facts_of(checkpoint)
     done, most = kept["epoch"] + 1, trainer.max_epochs or -1
     if 0 < most <= done:
         return f"{done} of trainer.max_epochs = {most} iterations are done: a larger number goes on"

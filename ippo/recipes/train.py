@@ -19,10 +19,18 @@ from transformers import PreTrainedTokenizerBase
 
 from ippo.callbacks import Dashboard, EpisodeLogger, RunRecord, Throughput
 from ippo.data.prompts import PromptDataModule
-from ippo.distributed import is_sharded
+from ippo.distributed import rank
 from ippo.models import export
 from ippo.models.actor_critic import Layout
-from ippo.recipes.assembly import build_module, build_trainer, load, models_of, require_sound, start_policy
+from ippo.recipes.assembly import (
+    build_module,
+    build_trainer,
+    holds_policy,
+    load,
+    models_of,
+    require_sound,
+    start_policy,
+)
 from ippo.recipes.filters import build_filter, build_monitor
 from ippo.recipes.hparams import hparams
 from ippo.recipes.judged import Baseline, Judged, tested
@@ -37,6 +45,7 @@ from ippo.recipes.samples import print_answers, print_extremes
 from ippo.recipes.screen import console, quiet
 from ippo.recipes.start import require_made_of
 from ippo.recipes.stopping import why_stopped
+from ippo.recipes.strategies import require_in_parts, shards, strategy_of
 
 
 def train(recipe: Recipe, arguments: Sequence[str]) -> None:
@@ -59,6 +68,8 @@ def train(recipe: Recipe, arguments: Sequence[str]) -> None:
             changed = changes(in_writing(parser, before), in_writing(parser, config))
             require_applicable(changed, then, options)
             checkpoint = run.newest_checkpoint()
+            if checkpoint:
+                require_in_parts(checkpoint, shards(strategy_of(options)["strategy"]))
             if checkpoint and (why := why_finished(checkpoint, run.summary, options.trainer, changed)):
                 return say_finished(run, why)
             moved = bool(changed.keys() & {"policy", "tokenizer"})
@@ -89,16 +100,18 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
     record, judged, dashboard = RunRecord(), Judged(options.evaluation.samples), Dashboard(hparams(config))
     watching = [options.guard, EpisodeLogger(), Throughput(), record, judged, dashboard]
     callbacks = [influence_filter, monitor, *watching, Begin(run, config)]
-    trainer = build_trainer(options.trainer, run, callbacks)
+    trainer = build_trainer(options, run, callbacks)
+    sharded, here = shards(trainer.strategy), holds_policy(trainer)
 
     seed = options.seed_everything
     L.seed_everything(seed, verbose=False)
-    task, policy, tokenizer = load(options, recipe.tasks)
-    if moved:
+    task, policy, tokenizer = load(options, recipe.tasks, here)
+    if moved and here:
         require_made_of(run.path, policy, tokenizer)
     require_sound(options, policy, tokenizer, task)
     console.print(f"Run directory: {run.path}")
-    say_memory(options, policy, longest_prompt(tokenizer, task.train), console)
+    ranks = trainer.world_size if sharded else 1
+    say_memory(options, policy, longest_prompt(tokenizer, task.train), console, ranks)
 
     start = time.perf_counter()
     logger = TensorBoardLogger(run.path, name="", version="sft")
@@ -108,7 +121,8 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
     console.print("Warm start: reused." if cached else f"Warm start: {options.sft.steps} steps in {seconds:.0f} s.")
 
     L.seed_everything(seed, verbose=False)  # from here on a reused warm start and a new one draw the same numbers
-    models = models_of(options, policy)
+    models = models_of(options, policy, sharded)
+    del policy  # of models in parts it is needed until they have theirs
     module = build_module(models, tokenizer, task, options)
     data = PromptDataModule(task, options.data, seed)
     baseline = Baseline(run.baseline, options)
@@ -136,9 +150,10 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
         print_answers(before["answers"], after["answers"], console)
         print_extremes(run.episodes, console)
         console.print(f"Curves: tensorboard --logdir {run.path}")
-    if trainer.is_global_zero and options.trainer.enable_checkpointing is not False:
-        give(models, tokenizer, run, options)
-        if interrupted:
+    if options.trainer.enable_checkpointing is not False:
+        if trainer.is_global_zero or sharded:
+            give(models, tokenizer, run, options)
+        if trainer.is_global_zero and interrupted:
             say_how_to_go_on(run, recipe)
     if trainer.is_global_zero:
         say_report(write_report(run.path))
@@ -161,10 +176,9 @@ class Begin(L.Callback):
 
 
 def give(models: Layout, tokenizer: PreTrainedTokenizerBase, run: RunDirectory, options: Namespace) -> None:
-    """Write the trained policy out, and say where it is."""
-    if any(map(is_sharded, models.parameters())):
-        return  # the ranks would have to gather it; its checkpoint is for Lightning's own tools
-    shutil.rmtree(run.policy, ignore_errors=True)  # what a run that was resumed had come to
+    """Write the trained policy out, and say where it is; ranks that keep parts of it all take part."""
+    if rank() == 0:
+        shutil.rmtree(run.policy, ignore_errors=True)  # what a run that was resumed had come to
     print_export(export(models, tokenizer, run.policy), options.sampling.max_new_tokens, options.chat, console)
 
 

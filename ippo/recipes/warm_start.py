@@ -31,6 +31,7 @@ from ippo.models import LoraOptions
 from ippo.models.adapters import merge_into, with_adapter
 from ippo.models.configuration import context_length
 from ippo.models.export import inherit_vocabulary, savable_generation
+from ippo.models.sharding import is_without_numbers
 from ippo.recipes.start import digest, keep_start, load_start, merge_adapter, origin, start_of
 from ippo.rollout.end_tokens import end_tokens
 from ippo.rollout.sequences import Sequences
@@ -76,6 +77,10 @@ def warm_start(
     Raises:
         UsageError: if it can neither be found nor made.
     """
+    if is_without_numbers(policy):  # the first rank has them
+        while run is not None and not start_of(run).is_dir():
+            time.sleep(0.5)
+        return policy, True
     if resume and run is not None and start_of(run).is_dir():
         return load_start(run, policy, tokenizer), True
     made_of = origin(policy, tokenizer) if run is not None else {}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ippo.distributed import is_sharded
+from ippo.rollout.sharded import in_parts, whole_copy
 
 _NAME = "default"
 
@@ -24,10 +25,10 @@ _NAME = "default"
 @torch.no_grad()
 def merged_weights(adapted: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The name in the plain model, and the value, of every weight that an adapter changes, one at a time. The sum is
-    taken in float32 and rounded once."""
+    taken in float32 and rounded once. Ranks that hold parts of them must all ask, and get them whole."""
     for name, layer in adapted.named_modules():
         if isinstance(layer, LoraLayer):
-            yield f"{name}.weight", merged_weight(layer)
+            yield f"{name}.weight", merged_weight(whole_copy(layer) if in_parts(adapted) else layer)
 
 
 @torch.no_grad()

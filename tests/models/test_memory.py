@@ -79,7 +79,7 @@ def test_a_cache_by_hand() -> None:
 @pytest.mark.parametrize(
     ("sizes", "remedy"),
     [
-        ((9, 0, 1, 1, 1), "--layout lora, or take a smaller policy"),
+        ((9, 0, 1, 1, 1), "--layout lora, --trainer.strategy fsdp2 on several cards, or take a smaller policy"),
         ((1, 0, 2, 9, 1), r"ppo\.micro_batch_tokens \(now 9 GiB\) by half, which saves 4.5 GiB"),
         ((1, 0, 2, 1, 9), r"sampling\.batch_tokens \(now 9 GiB\) by half"),
     ],

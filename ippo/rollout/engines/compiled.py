@@ -21,6 +21,7 @@ from ippo.rollout.engines.hf import Batch, HFGenerate
 from ippo.rollout.grouped_attention import grouped
 from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences
+from ippo.rollout.sharded import in_parts
 from ippo.rollout.soundness import TOKENS, few_tokens, read
 from ippo.rollout.static_decoding import Decoder, Step, step
 
@@ -68,6 +69,8 @@ class CompiledGenerate(HFGenerate):
     @torch.no_grad()
     def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Sequences:
         """See :class:`ippo.rollout.engines.base.RolloutEngine`."""
+        remedy = "its step is compiled for a whole policy, and ranks hold parts of this one: use hf or vllm"
+        require(not in_parts(policy), "engine", type(self).__name__, remedy)
         with torch.inference_mode(mode=False):  # in validation its tensors would need a program of their own
             return super().generate(policy, prompts, sampling)
 

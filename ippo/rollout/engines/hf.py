@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
 from peft import PeftModel
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -30,6 +32,7 @@ from ippo.rollout.prefill import shared_prefill
 from ippo.rollout.prompts import encode_prompts
 from ippo.rollout.sampling import Sampling
 from ippo.rollout.sequences import Sequences, pad_left, within_budget
+from ippo.rollout.sharded import as_many_calls, in_parts
 from ippo.rollout.soundness import minds_left_padding
 
 
@@ -78,10 +81,17 @@ class HFGenerate(RolloutEngine):
         require(batch_size >= 1, "batch_size", batch_size, "use at least 1")
         self.tokenizer, self.batch_size = tokenizer, batch_size
         self.merge_adapters = merge_adapters
+        self._told = False
 
     @torch.no_grad()
     def generate(self, policy: Any, prompts: Sequence[str], sampling: Sampling) -> Sequences:
         require_unwrapped(policy)
+        if in_parts(policy) and not self._told:
+            self._told = True
+            rank_zero_warn(
+                "the policy is in parts, and samples by itself: each layer is gathered anew for every token, which is "
+                "slow. --engine vllm samples from a copy, where a card has room for one"
+            )
         self._ends = end_tokens(policy, self.tokenizer)
         ids = encode_prompts(self.tokenizer, prompts, "prompts")
         prompt_ids, prompt_mask = pad_left(ids, self.tokenizer.pad_token_id)
@@ -96,9 +106,13 @@ class HFGenerate(RolloutEngine):
             self._ready(policy),
             tqdm(total=len(batches) * width, desc="rollout", unit="token", leave=False, delay=2.0, disable=None) as bar,
         ):
-            for rows, columns in batches:
+            for number, (rows, columns) in enumerate(as_many_calls(policy, batches, policy.device)):
                 batch = Batch(policy, prompt_ids[rows, columns], prompt_mask[rows, columns], minds)
-                sampled, told = self._sample(batch, sampling, bar)
+                mine = number < len(batches)
+                with nullcontext() if mine else isolate_rng():
+                    sampled, told = self._sample(batch, sampling, bar)
+                if not mine:  # it keeps this rank in step
+                    continue
                 response_ids[rows, : sampled.shape[1]] = sampled
                 logprobs[rows, : sampled.shape[1]] = told
         finished, mask = self._ends.among(response_ids).any(1), self._until_eos(response_ids)
@@ -139,20 +153,22 @@ class HFGenerate(RolloutEngine):
     @contextmanager
     def _ready(self, policy: Any) -> Iterator[None]:
         """The policy as it is quickest to sample from."""
-        with Merged()(policy) if self.merge_adapters else nullcontext(), cast_once(policy, policy.device.type):
+        cast = nullcontext() if in_parts(policy) else cast_once(policy, policy.device.type)  # would keep all of them
+        with Merged()(policy) if self.merge_adapters else nullcontext(), cast:
             yield
 
     def _sample(self, batch: Batch, sampling: Sampling, bar: tqdm) -> tuple[Tensor, Tensor]:
         """[n, t] response ids and their log-probabilities; stops as soon as every row has ended. What follows a row's
         end has no meaning."""
         drawn = DrawnLogprobs(sampling.temperature or 1.0)
+        read_each = batch.minds_padding or in_parts(batch.policy)  # other ranks' prompts may not repeat
         with uncompiled():  # a cache that grows would compile each layer many times
             sampled = batch.policy.generate(
                 input_ids=batch.ids,
                 attention_mask=batch.mask.long(),
                 stopping_criteria=StoppingCriteriaList([_Progress(bar)]),
                 logits_processor=LogitsProcessorList([drawn]),
-                past_key_values=None if batch.minds_padding else shared_prefill(batch.policy, batch.ids, batch.mask),
+                past_key_values=None if read_each else shared_prefill(batch.policy, batch.ids, batch.mask),
             )[:, batch.ids.shape[1] :]
         return sampled, drawn.of(sampled)
 

@@ -11,7 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ippo.errors import UsageError
 from ippo.rollout.engines.vllm_requests import Answer, VLLMRequests
-from ippo.rollout.weights_file import folder_in_memory, write_model, write_weights
+from ippo.rollout.weights_file import (
+    folder_in_memory,
+    of_this_machine,
+    wait_for_the_writer,
+    write_model,
+    write_weights,
+)
 
 LONGEST = 8192
 
@@ -48,13 +54,16 @@ class VLLMGenerate(VLLMRequests):
         self._folder = Path(self._held.name)
 
     def _hand_over(self, policy: Any) -> None:
+        folder, here = of_this_machine(self._folder, policy)
         if self.llm is None:
-            write_model(policy, self.tokenizer, self._folder)
+            write_model(policy, self.tokenizer, folder, here)
+            wait_for_the_writer(policy)
             with isolate_rng():  # which vLLM may seed anew
-                self.llm = self._vllm.LLM(str(self._folder), **self._own(policy), **self.options)
+                self.llm = self._vllm.LLM(str(folder), **self._own(policy), **self.options)
             return
-        write_weights(policy, self._folder)
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(self._folder)})
+        write_weights(policy, folder, here)
+        wait_for_the_writer(policy)
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         self.llm.reset_prefix_cache()
 
     def _own(self, policy: Any) -> dict[str, Any]:

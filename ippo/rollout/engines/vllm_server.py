@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ippo.distributed import rank, total_of, world_size
 from ippo.errors import UsageError, require
 from ippo.rollout.engines.vllm_requests import Answer, VLLMRequests
+from ippo.rollout.sharded import in_parts
 from ippo.rollout.weights_file import folder_in_memory, write_weights
 
 COMMAND = (
@@ -54,8 +55,10 @@ class VLLMServer(VLLMRequests):
         self._folder = Path(self._held.name)
 
     def _hand_over(self, policy: Any) -> None:
-        if rank() == 0:
-            write_weights(policy, self._folder)
+        first = rank() == 0
+        if first or in_parts(policy):
+            write_weights(policy, self._folder, here=first)
+        if first:
             self._post("/collective_rpc", method="reload_weights", kwargs={"weights_path": str(self._folder)})
             self._post("/reset_prefix_cache")
         if world_size() > 1:

@@ -7,17 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import torch.distributed as dist
 from architectures import losses, roll_out
 from launch import RANKS, on_ranks
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from parts import MakeTrainer
 from sharded_models import MODELS, by_block
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from ippo.callbacks import InfluenceFilterCallback
 from ippo.callbacks.influence.held_direction import HeldDirection
 from ippo.errors import UsageError
 from ippo.influence import ExactScorer, LookaheadScorer, ValidationDirection, score_and_backward
@@ -154,6 +158,15 @@ def test_what_hooks_cannot_cover_and_ranks_without_a_batch_are_refused_by_name(t
         assert "it cannot cover 'other.weight': it is used outside the forward of the layer that owns it" in outside
         assert "FSDP2 leaves parts of it to each rank: score other `parameters`, or train with strategy=ddp" in outside
         assert all("batches = 'none on one of the ranks'" in one for one in without)
+
+
+@pytest.mark.parametrize("kind", [FSDPStrategy, DeepSpeedStrategy])
+def test_strategies_that_flatten_parameters_are_refused_by_name(make_trainer: MakeTrainer, kind: type) -> None:
+    filtering = InfluenceFilterCallback()
+    trainer = make_trainer(filtering)
+    trainer._accelerator_connector.strategy = kind.__new__(kind)  # they take GPUs, or a package, to begin
+    with pytest.raises(UsageError, match=f"strategy = '{kind.__name__}': it flattens or moves parameters: use ddp"):
+        filtering.setup(trainer, L.LightningModule(), "fit")
 
 
 def test_any_other_sharding_is_refused_by_name(tmp_path: Path) -> None:

@@ -122,7 +122,8 @@ def main() -> None:
     print(
         f"{arguments.ranks} processes of one thread, {size / 1e6:.1f} M parameters, "
         f"{arguments.micro_batches} micro-batches of {arguments.micro_batch} rows of {arguments.tokens} tokens a rank; "
-        f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n"
+        f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f}\n"
     )
     columns = ("", "ddp", "fsdp2", "ratio (least to most)", "of processor time", "scores differ by")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)

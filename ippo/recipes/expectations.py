@@ -18,11 +18,12 @@ class Finding:
         return f"{self.said}: {self.remedy}."
 
 
-def findings(iterations: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def findings(iterations: Sequence[Mapping[str, Any]], dry_run: bool = False) -> list[Finding]:
     """Each thing that is below what one should expect; nothing of a run that goes well.
 
     Args:
         iterations: as ``summary.json`` has them.
+        dry_run: whether the filter was only to look.
 
     Example:
         >>> well = {"em": 0.5, "reward": 0.4, "unfinished": 0.1, "kept_fraction": 0.6, "gold_loss": 1.0}
@@ -30,7 +31,7 @@ def findings(iterations: Sequence[Mapping[str, Any]]) -> list[Finding]:
         []
         >>> idle = {**well, "kept_fraction": 1.0}
         >>> [one.said for one in findings([idle, {**idle, "gold_loss": 1.5}])]
-        ['The filter dropped nothing', 'The loss of the gold solutions rose from 1 to 1.5']
+        ['The filter dropped nothing and only cost time', 'The loss of the gold solutions rose from 1 to 1.5']
     """
     found: list[Finding] = []
     if not iterations:
@@ -49,16 +50,12 @@ def findings(iterations: Sequence[Mapping[str, Any]]) -> list[Finding]:
         said = f"At the end {unfinished[-1]:.0%} of the responses did not end, and so count as wrong"
         found.append(Finding(said, "raise sampling.max_new_tokens, or warm-start longer (sft.steps)"))
     gold = _known(iterations, "gold_loss")  # known where a filter has scored
-    if gold and all(one["kept_fraction"] == 1.0 for one in iterations):
-        remedy = "it costs time and changes nothing. See ippo doctor, or train with --filter none"
-        found.append(Finding("The filter dropped nothing", remedy))
+    if gold and not dry_run and all(one["kept_fraction"] == 1.0 for one in iterations):
+        said = "The filter dropped nothing and only cost time"
+        found.append(Finding(said, "see ippo doctor, or train with --filter none"))
     if len(gold) > 1 and gold[-1] > 1.1 * gold[0]:
         said = f"The loss of the gold solutions rose from {gold[0]:.3g} to {gold[-1]:.3g}"
-        remedy = (
-            "the policy moves away from them. Lower ppo.learning_rate, raise ppo.kl_coef, or mix them in with "
-            "ppo.ptx_coef"
-        )
-        found.append(Finding(said, remedy))
+        found.append(Finding(said, "lower ppo.learning_rate, raise ppo.kl_coef, or mix them in with ppo.ptx_coef"))
     return found
 
 

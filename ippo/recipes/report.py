@@ -90,8 +90,15 @@ def print_scores(judged: Mapping[str, Scores], console: Console) -> None:
     console.print(table)
 
 
-def print_report(summary: dict[str, Any], warm_start_seconds: float, console: Console) -> None:
-    """The table of warm start against trained policy, and where the time went."""
+def print_report(summary: dict[str, Any], warm_start_seconds: float, console: Console, dry_run: bool = False) -> None:
+    """The table of warm start against trained policy, and where the time went.
+
+    Args:
+        summary: of the run.
+        warm_start_seconds: that it took.
+        console: where to print.
+        dry_run: whether the filter was only to look.
+    """
     iterations = summary["iterations"]
     judged = {"warm start": summary["sft"], "trained": summary["trained"]}
     print_scores({name: one for name, one in judged.items() if one is not None}, console)
@@ -107,7 +114,7 @@ def print_report(summary: dict[str, Any], warm_start_seconds: float, console: Co
         f"{len(iterations)} iterations, on average {kept:.0%} of the episodes kept; "
         f"stopped by: {summary['stopped_by']}."
     )
-    for finding in findings(iterations):
+    for finding in findings(iterations, dry_run):
         console.print(str(finding))
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from transformers import PreTrainedTokenizerBase
 
-from ippo.callbacks import Dashboard, EpisodeLogger, RunRecord, Throughput
+from ippo.callbacks import Dashboard, EpisodeLogger, InfluenceFilterCallback, RunRecord, Throughput
 from ippo.data.prompts import PromptDataModule
 from ippo.distributed import rank
 from ippo.models import export
@@ -146,7 +146,8 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
             run.write_answers(dashboard.first_answers, latest, "validation")
         else:
             run.write_answers(before["answers"], after["answers"], "test")
-        print_report(summary, seconds, console)
+        filters = [one for one in trainer.callbacks if isinstance(one, InfluenceFilterCallback)]  # type: ignore[attr-defined]
+        print_report(summary, seconds, console, bool(filters) and all(one.dry_run for one in filters))
         print_answers(before["answers"], after["answers"], console)
         print_extremes(run.episodes, console)
         console.print(f"Curves: tensorboard --logdir {run.path}")

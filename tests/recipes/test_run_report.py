@@ -218,6 +218,7 @@ class TestVerdict:
             (shares(0.05), "bad", "fell from 0.200 to 0.050"),
             (shares(0.24), "plain", "too little to tell from chance"),
             (shares(0.25, reward=0.8), "bad", "the reward is being gamed"),
+            (shares(0.6, em_greedy=0.3), "bad", "Greedy answers got worse: EM fell from 0.500 to 0.300."),
             (shares(0.6, false_positive=0.01), "good", "Of the right answers 1% come by unfaithful reasoning"),
             (shares(0.6, false_positive=0.6), "bad", "before PPO it was 20%"),
         ],
@@ -225,6 +226,22 @@ class TestVerdict:
     def test_says_what_the_run_came_to(self, tmp_path: Path, after: dict[str, Any], tone: str, words: str) -> None:
         found = self.said(tmp_path, summary(shares(0.2), after))
         assert any(tone == one and words in text for one, text in found), found
+
+    def test_tells_nobody_to_go_on_with_a_reward_that_is_gamed(self, tmp_path: Path) -> None:
+        (tmp_path / "config.yaml").write_text("task: embedded\n")
+        for believed, more in ((0.24, True), (0.9, False)):
+            found = summary(shares(0.2), shares(0.24, reward=believed))
+            (tmp_path / "summary.json").write_text(json.dumps(found))
+            assert any("--resume" in one.remedy for one in verdict(Record(tmp_path))) == more
+
+    def test_a_filter_that_only_looked_dropped_nothing_on_purpose(self, tmp_path: Path) -> None:
+        idle = {**WELL, "kept_fraction": 1.0, "seconds": SECONDS}
+        for looked, tones in ((False, ["good", "bad"]), (True, ["good"])):
+            chosen = {"class_path": "ippo.callbacks.InfluenceFilterCallback", "init_args": {"dry_run": looked}}
+            (tmp_path / "summary.json").write_text(json.dumps(summary(shares(0.2), shares(0.6), iterations=[idle])))
+            for options in ({"filter": chosen}, {"filter": "none", "trainer": {"callbacks": [chosen]}}):
+                (tmp_path / "config.yaml").write_text(json.dumps(options))
+                assert [one.tone for one in verdict(Record(tmp_path))] == tones
 
     def test_of_a_run_that_goes_well_is_short(self, tmp_path: Path) -> None:
         assert len(self.said(tmp_path, summary(shares(0.2), shares(0.6)))) == 1

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ippo.callbacks.tensorboard.answers import verdict as in_a_word
 from ippo.files import whole
 from ippo.recipes.run_report.charts import HEIGHT, WIDTH, charts
-from ippo.recipes.run_report.classes import kept_by_class, rewarded_above
+from ippo.recipes.run_report.classes import Kept, kept_by_class, rewarded_above
 from ippo.recipes.run_report.record import Record
 from ippo.recipes.run_report.tokens import Shown, shown
 from ippo.recipes.run_report.verdict import verdict
@@ -67,7 +67,8 @@ def report(run: Record) -> str:
         width=WIDTH,
         height=HEIGHT,
         seconds=_seconds(run),
-        kept=kept_by_class(run.episodes(("chain", "reward", "kept"))) if run.scored()[1] else {},
+        kept=_kept(run),
+        dry_run=run.dry_run,
         iteration=iteration,
         extremes=extremes,
         coloured_tokens=any(len(one.pieces) > 1 for some in extremes.values() for one in some),
@@ -75,6 +76,16 @@ def report(run: Record) -> str:
         of=run.answers.get("of", "test"),
         config=(run.path / "config.yaml").read_text(),
     )
+
+
+def _kept(run: Record) -> dict[str, tuple[Kept, Kept]]:
+    """By class, what the filter kept; of one that only looked, what scored above zero."""
+    if not run.scored()[1]:
+        return {}
+    episodes = run.episodes(("chain", "reward", "kept", "score"))
+    if run.dry_run:
+        episodes["kept"] = [score is not None and score > 0 for score in episodes["score"]]
+    return kept_by_class(episodes)
 
 
 def _extremes(run: Record) -> tuple[int, dict[str, list[Shown]]]:

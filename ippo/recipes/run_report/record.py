@@ -50,6 +50,15 @@ class Record:
     def options(self) -> dict[str, Any]:
         return yaml.safe_load((self.path / "config.yaml").read_text())
 
+    @property
+    def dry_run(self) -> bool:
+        """Whether there were filters, and all of them were only to look."""
+        callbacks = (self.options.get("trainer") or {}).get("callbacks") or []
+        found = [one for one in (self.options.get("filter"), *callbacks) if isinstance(one, dict)]
+        names = (str(one.get("class_path")).rpartition(".")[2] for one in found)
+        filters = [one for one, name in zip(found, names, strict=True) if name == "InfluenceFilterCallback"]
+        return bool(filters) and all((one.get("init_args") or {}).get("dry_run") for one in filters)
+
     @cached_property
     def summary(self) -> dict[str, Any]:
         return self._json("summary.json")
@@ -72,9 +81,11 @@ class Record:
             for tag in events.Tags()["scalars"]:
                 last = {point.step: point.value for point in events.Scalars(tag)}  # an iteration may be done again
                 found[tag] = sorted(last.items())
+        filtered = any(one.get("kept_fraction", 1.0) != 1.0 for one in self.iterations)
         for tag, name in _IN_SUMMARY.items():
-            values = enumerate(one.get(name) for one in self.iterations)
-            found.setdefault(tag, [(place, value) for place, value in values if value is not None])
+            if filtered or name != "kept_fraction":
+                values = enumerate(one.get(name) for one in self.iterations)
+                found.setdefault(tag, [(place, value) for place, value in values if value is not None])
         return found
 
     def first_of(self, *tags: str) -> Curve:

@@ -30,11 +30,12 @@ class Said:
 
 def verdict(run: Record) -> list[Said]:
     """What the run came to, the most important first."""
-    said = [*_accuracy(run), *_belief(run), *_reasoning(run)]
+    gamed = _belief(run)
+    said = [*_accuracy(run, bool(gamed)), *gamed, *_greedy(run), *_reasoning(run)]
     if (alarm := run.alarm()) is not None:
         remedy = f"read hacking/iteration-{alarm:05d}-*.parquet, close the hole, and go on from hacking/before.ckpt"
         said.append(Said("bad", f"The alarm against gamed rewards sounded in iteration {alarm}.", remedy))
-    said += [Said("bad", f"{one.said}.", one.remedy) for one in findings(run.iterations)]
+    said += [Said("bad", f"{one.said}.", one.remedy) for one in findings(run.iterations, run.dry_run)]
     return [*said, *_end(run)]
 
 
@@ -53,7 +54,7 @@ def chance(first: float, last: float, problems: int) -> Literal["rose", "fell", 
     return "rose" if last > first else "fell"
 
 
-def _accuracy(run: Record) -> list[Said]:
+def _accuracy(run: Record, gamed: bool) -> list[Said]:
     before, after = run.summary.get("sft"), run.summary.get("trained")
     if not before or not after:
         return _validated(run)
@@ -69,7 +70,18 @@ def _accuracy(run: Record) -> list[Said]:
         "let it go on (--resume with a larger --trainer.max_epochs), raise ppo.learning_rate, or test more problems"
     )
     text = f"The share of right answers (EM) went from {figures} {of}: too little to tell from chance."
-    return [Said("plain", text, remedy)]
+    return [Said("plain", text, "" if gamed else remedy)]  # more of the same would be gamed more
+
+
+def _greedy(run: Record) -> list[Said]:
+    """Whether the most likely answers got worse, which sampled ones do not show."""
+    before, after = run.summary.get("sft") or {}, run.summary.get("trained") or {}
+    if None in (before.get("em_greedy"), after.get("em_greedy")):
+        return []
+    if chance(before["em_greedy"], after["em_greedy"], after["n"]) != "fell":
+        return []
+    text = f"Greedy answers got worse: EM fell from {before['em_greedy']:.3f} to {after['em_greedy']:.3f}."
+    return [Said("bad", text, "raise ppo.kl_coef, lower ppo.learning_rate, or stop earlier")]
 
 
 def _validated(run: Record) -> list[Said]:

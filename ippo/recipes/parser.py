@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Union
+from typing import Literal, Union, get_args
 
 import lightning as L
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, Namespace
@@ -120,7 +120,20 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
         name_each(parser, name, options)
     parser.add_lightning_class_args(L.Trainer, "trainer")
     name_each(parser, "trainer", L.Trainer.__init__)
+    take_whole_numbers_first(parser)
     return parser
+
+
+def take_whole_numbers_first(parser: LightningArgumentParser) -> None:
+    """``--trainer.limit_test_batches 1`` is one batch, and 1.0 is all of them.
+
+    Which of the two ``Optional[Union[int, float]]`` names first hangs on what was imported before, since typing keeps
+    one object for both orders.
+    """
+    for action in parser._actions:
+        choices = get_args(getattr(action, "_typehint", None))
+        if {int, float} <= {*choices}:
+            action._typehint = Union[tuple(sorted(choices, key=lambda one: one is not int))]  # type: ignore[attr-defined]
 
 
 def parser_of(recipe: Recipe, word: str, arguments: Sequence[str]) -> LightningArgumentParser:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Union
 
 import pytest
 import torch
+from lightning.pytorch.cli import LightningArgumentParser
 from small_recipe import SMALL
 
 from ippo.callbacks import InfluenceFilterCallback
@@ -12,7 +14,7 @@ from ippo.influence import ExactScorer, PositiveScore, Proportional, RandomMatch
 from ippo.recipes.explain import explain
 from ippo.recipes.filters import build_filter
 from ippo.recipes.math import main
-from ippo.recipes.parser import build_parser, parse
+from ippo.recipes.parser import build_parser, parse, take_whole_numbers_first
 from ippo.recipes.presets import preset_files
 
 EMBEDDED = preset_files([], "embedded", "tiny")
@@ -25,6 +27,14 @@ def test_the_command_line_beats_a_file_and_a_file_beats_the_preset(tmp_path: Pat
     _, options = parse(parser, [f"--config={tmp_path / 'mine.yaml'}", "--ppo.lam=0.25"])
     assert (options.ppo.gamma, options.ppo.lam) == (0.5, 0.25)
     assert options.ppo.kl_coef == preset.ppo.kl_coef
+
+
+def test_one_is_a_number_of_batches_whatever_typing_names_first() -> None:
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_argument("--limit", type=Union[float, int, None])
+    take_whole_numbers_first(parser)
+    found = [parser.parse_args([f"--limit={text}"]).limit for text in ("1", "1.0", "0.5", "null")]
+    assert list(map(repr, found)) == ["1", "1.0", "0.5", "None"]
 
 
 @pytest.mark.parametrize("message", ["", "anything", 'Parser key "a.b":\n  odd', "line\nline", "<class 'int'>"])

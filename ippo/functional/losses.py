@@ -110,7 +110,8 @@ def policy_loss(
     low, high = _clip_bounds(clip_low, clip_high)
     ratio = bounded_exp(zero_padding(at_least_float32(logprobs) - at_least_float32(old_logprobs), mask))
     advantages = zero_padding(advantages, mask)
-    surrogate = torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
+    plain, clipped = ratio * advantages, ratio.clamp(low, high) * advantages
+    surrogate = torch.where(plain <= clipped, plain, clipped)  # torch 2.15's clamp has no gradient on the range's edge
     if dual_clip is not None:
         if dual_clip <= 1:
             raise ValueError(f"dual_clip must be above 1, or None for the plain surrogate, got {dual_clip}")
@@ -195,8 +196,8 @@ def value_loss(
     if clip is not None:
         if clip < 0:
             raise ValueError(f"clip must not be negative; None switches it off, got {clip}")
-        clipped = old_values + (values - old_values).clamp(-clip, clip)
-        errors = torch.maximum(errors, (clipped - returns).square())
+        clipped = (old_values + (values - old_values).clamp(-clip, clip) - returns).square()
+        errors = torch.where(errors >= clipped, errors, clipped)
     return aggregate(errors / 2, mask, reduction)
 
 

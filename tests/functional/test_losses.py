@@ -159,6 +159,12 @@ class TestValueLoss:
         losses = value_loss(values, old_values, torch.zeros(1, 2), torch.ones(1, 2), clip=None)
         assert losses.tolist() == [(1 + 16) / 2 / 2]
 
+    def test_a_value_that_has_not_moved_has_its_whole_gradient_whatever_the_clip(self) -> None:
+        values = torch.tensor([[1.0]], requires_grad=True)
+        value_loss(values, torch.tensor([[1.0]]), torch.tensor([[3.0]]), torch.ones(1, 1), clip=0.0).backward()
+        assert values.grad is not None
+        assert values.grad.item() == -2.0
+
     def test_no_gradient_beyond_the_clip(self) -> None:
         values = torch.tensor([[1.0, -1.0]], requires_grad=True)  # towards the return; away from it
         old_values, returns = torch.zeros(1, 2), torch.full((1, 2), 2.0)

@@ -22,7 +22,7 @@ from ippo.influence.inputs import check_losses
 from ippo.influence.layer_formulas import UNTRIED, Arguments, Kinds, LayerFormula, find_layer_formulas, why_not
 from ippo.influence.recompute import checkpointed_layers, recomputing
 from ippo.influence.row_probe import RowProbe
-from ippo.influence.sharding import gathering_parts, unshard_for_backward
+from ippo.influence.sharding import gathered_in_turn, gathering_parts, unshard_for_backward
 
 ROWS_ARE_NOT_EPISODES = "the rows that its hooks see are not the episodes"
 
@@ -80,7 +80,8 @@ def hooked_backward(
             finds rows that are not the episodes.
     """
     watch = _HookedPass(module, find_layer_formulas(module, kinds), on_gradient)
-    with torch.enable_grad(), watch.hooks(), recomputing(checkpointed_layers(module), watch):
+    layers = checkpointed_layers(module)
+    with torch.enable_grad(), watch.hooks(), recomputing(layers, watch), gathered_in_turn(module):
         values = losses()
         check_losses(values)
         watch.check_rows(len(values))

@@ -6,7 +6,8 @@ nothing here or above keeps a parameter by its identity over a pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,6 +70,21 @@ def wake(module: nn.Module) -> None:
         if part not in seen:  # the outermost ones, each of which plans for all inside
             seen.update(part.modules())
             part._get_fsdp_state()._lazy_init()
+
+
+@contextmanager
+def gathered_in_turn(module: nn.Module) -> Iterator[None]:
+    """A backward in which each part is gathered when its turn comes. FSDP2 does it ahead, sooner or later by the number
+    of passes that a rank cuts its batch into: what else is gathered in between would meet another rank's other tensor.
+    """
+    ahead = [part for part in gathering_parts(module) if not part._get_fsdp_state()._states_to_backward_prefetch]
+    for part in ahead:
+        part.set_modules_to_backward_prefetch([part])  # instead of the one before it
+    try:
+        yield
+    finally:
+        for part in ahead:
+            part.set_modules_to_backward_prefetch([])
 
 
 def unshard_for_backward(layer: nn.Module) -> None:

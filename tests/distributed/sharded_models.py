@@ -39,10 +39,18 @@ def checkpointed() -> Any:
     return model
 
 
+def in_pieces() -> Any:
+    """Of which a pass computes at most four rows' logits at a time: ranks with other batches make other cuts."""
+    model = odd("llama")
+    model.logits_at_a_time = 4 * model.config.vocab_size
+    return model
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "llama, tied": lambda: odd("llama"),
     "llama, untied": lambda: odd("llama", tied=False),
     "llama, checkpointed": checkpointed,
+    "llama, logits in pieces": in_pieces,
     "llama, LoRA": lambda: with_lora(odd("llama")),
     "gemma2": lambda: odd("gemma2"),
     "gpt2": lambda: odd("gpt2"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import sys
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,12 +14,15 @@ import torch
 from launch import DDP, RANKS
 from lightning.pytorch.strategies import ModelParallelStrategy
 from parts import MakeModule, MakeTrainer, Recorder, state
-from training import ITERATIONS, OPTIONS, PROMPTS, ByPrompt, Sharded, Train, classes
+from training import ITERATIONS, OPTIONS, PROMPTS, ByPrompt, Train, classes
 
 from ippo import PromptDataModule
 from ippo.data import Task
 from ippo.data.prompts import PromptOptions
 from ippo.distributed import whole
+from ippo.models import LayoutName, build_models
+
+sys.path.append(str(Path(__file__).parents[1] / "influence"))  # for its tiny models
 
 
 @pytest.fixture
@@ -31,6 +37,7 @@ def train(
         ranks: int,
         *callbacks: L.Callback,
         sharded: bool = False,
+        layout: LayoutName | None = None,
         judge: bool = False,
         iterations: int = ITERATIONS,
         **options: Any,
@@ -39,10 +46,10 @@ def train(
         module, recorder = make_module(engine=ByPrompt(tokenizer), **{**OPTIONS, **options}), Recorder()
         module.judge.check = classes
         strategy: dict[str, Any] = DDP if ranks > 1 else {}
+        if layout is not None:
+            module.model = build_models(layout, copy.deepcopy(options["policy"]))
         if sharded:
-            module.__class__ = Sharded
-            parts = ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1)
-            strategy = {"strategy": parts, "devices": ranks, "accelerator": "cpu"}
+            strategy = {**DDP, "strategy": ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1)}
         data = PromptDataModule(task, PromptOptions(PROMPTS, evaluation_batch_size=2))
         trainer = make_trainer(
             *callbacks,

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from architectures import OPTIONS, with_lora
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoConfig, AutoModelForCausalLM
-
-sys.path.append(str(Path(__file__).parents[1] / "influence"))
-from architectures import OPTIONS, with_lora
 
 ODD: dict[str, Any] = {"hidden_size": 33, "intermediate_size": 47, "num_attention_heads": 3, "num_key_value_heads": 1}
 ODD_GPT2: dict[str, Any] = {"n_embd": 33, "n_head": 3, "n_inner": 47}

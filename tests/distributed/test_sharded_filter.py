@@ -26,6 +26,7 @@ from ippo.influence import (
     TracInScorer,
     Uniform,
 )
+from ippo.models import LayoutName
 
 FREE: dict[str, Any] = {"min_survival": 0.0}
 GENTLE = {"learning_rate": 1e-4, "value_learning_rate": 1e-4, "inner_epochs": 1}
@@ -47,13 +48,15 @@ def test_scores_directions_and_weights_after_three_iterations(tmp_path: Path, tr
         assert_same(rank, one, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
-def test_other_models(tmp_path: Path, train: Train, tokenizer: Any, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "layout"), [("llama", "separate"), ("llama", "lora"), ("gemma2", "shared"), ("gpt2", "separate")]
+)
+def test_other_models_and_layouts(tmp_path: Path, train: Train, tokenizer: Any, name: str, layout: LayoutName) -> None:
     long = {"n_positions": 64} if name == "gpt2" else {"max_position_embeddings": 64}
     ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     policy = odd(name, tied=name != "llama", vocab_size=len(tokenizer), **long, **ends)
     makers = [partial(InfluenceFilterCallback, **FREE)]
-    for one, rank in both(train, tmp_path, *makers, sharded=True, policy=policy, **GENTLE):
+    for one, rank in both(train, tmp_path, *makers, sharded=True, policy=policy, layout=layout, **GENTLE):
         assert_same(without_key_biases(rank), without_key_biases(one), tolerance=1e-5)
 
 

@@ -12,10 +12,8 @@ import lightning as L
 import pytest
 import torch
 from launch import RANKS, on_ranks
-from sharded_models import by_block
 from torch import Tensor
 
-from ippo import PPOModule
 from ippo.data import Task
 from ippo.data.prompts import IterationSampler
 from ippo.influence import Scorer
@@ -28,15 +26,6 @@ Train = Callable[..., dict[str, Any]]
 
 PROMPTS, SAMPLES, ITERATIONS = 10, 2, 3
 OPTIONS = {"samples_per_prompt": SAMPLES, "inner_epochs": 2, "minibatch_size": 99, "micro_batch_size": 3}
-
-
-class Sharded(PPOModule):
-    """As docs/scaling.md has it."""
-
-    def configure_model(self) -> None:
-        for part in (self.model.policy, self.model.value, self.model.reference):  # type: ignore[attr-defined]
-            by_block(part, mesh=self.device_mesh["data_parallel"], reshard_after_forward=True)  # type: ignore[index]
-        self.model.policy._is_fsdp_managed_module = True  # generate waits for the rank with the longest response
 
 
 class ByPrompt(HFGenerate):

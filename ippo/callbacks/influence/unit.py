@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
@@ -25,15 +24,12 @@ from ippo.callbacks.influence.scored import Scored
 from ippo.callbacks.influence.scoring import Scoring, scored_module
 from ippo.callbacks.influence.selecting import select_together
 from ippo.callbacks.influence.survival import SurvivalStop
-from ippo.errors import require
 from ippo.events import emit
 from ippo.influence import Direction, Selection, Uniform
 from ippo.influence.parameters import choose, trainable
 from ippo.ppo.logprobs import LogprobPass
+from ippo.ppo.requirements import require_strategy
 from ippo.ppo.stopwatch import stopwatch
-
-_FLATTENING = (FSDPStrategy, DeepSpeedStrategy)
-"""Under these no parameter is where its name says."""
 
 
 class Unit:
@@ -76,9 +72,7 @@ class Unit:
             earlier: see above.
         """
         self.trainer, self.module, self.earlier = trainer, module, earlier
-        strategy: Any = trainer.strategy
-        remedy = "it flattens or moves parameters: use ddp, or FSDP2 (ModelParallelStrategy and fully_shard)"
-        require(not isinstance(strategy, _FLATTENING), "strategy", type(strategy).__name__, remedy)
+        require_strategy(trainer.strategy)
 
     def default_direction(self) -> Direction:
         """What the scores are held against where nothing was given."""

@@ -3,7 +3,7 @@
 Axes are ``n`` episodes, ``t`` response tokens, ``v`` vocabulary; how they lie: :mod:`ippo.functional.layout`.
 """
 
-from ippo.functional.accuracy import majority_vote, pass_at_k
+from ippo.functional.accuracy import difference_error, majority_vote, pass_at_k
 from ippo.functional.advantages import gae, group_relative, rloo, token_rewards, whiten
 from ippo.functional.agreement import opposing_share, rank_correlation, survival_by_reward
 from ippo.functional.change import binomial_evidence, cusum, with_odds
@@ -41,6 +41,7 @@ __all__ = [
     "binomial_evidence",
     "clip_fraction",
     "cusum",
+    "difference_error",
     "effective_sample_size",
     "engine_gaps",
     "entropy_loss",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 
@@ -71,3 +72,30 @@ def majority_vote(answers: Sequence[str | None], equal: Callable[[str, str], boo
             first = next((other for other in votes if equal(answer, str(answers[other]))), place)
             votes[first] = votes.get(first, 0) + 1
     return max(votes, key=votes.__getitem__, default=None)
+
+
+def difference_error(first: float, last: float, count: int) -> float:
+    r"""The standard error of the difference of two shares, each of ``count`` independent answers.
+
+    .. math:: \sqrt{\frac{p (1 - p) + q (1 - q)}{n}}
+
+    Args:
+        first, last: the shares p and q, in [0, 1].
+        count: the number n of answers behind each.
+
+    Returns:
+        In the unit of the shares.
+
+    Raises:
+        ValueError: if ``count`` is below 1.
+
+    Source:
+        The variance of a mean of n Bernoulli variables, for two independent ones.
+
+    Example:
+        >>> difference_error(0.5, 0.5, count=50)  # the root of (1/4 + 1/4) / 50
+        0.1
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    return math.sqrt((first * (1 - first) + last * (1 - last)) / count)

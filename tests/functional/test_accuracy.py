@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from itertools import combinations
+from math import comb
 
 import pytest
 import torch
 
-from ippo.functional import majority_vote, pass_at_k
+from ippo.functional import difference_error, majority_vote, pass_at_k
 
 
 class TestPassAtK:
@@ -50,3 +51,20 @@ class TestMajorityVote:
         answers = ["35", "36", "35", "36.0", "36.00"]
         assert majority_vote(answers) == 0
         assert majority_vote(answers, equal=lambda a, b: float(a) == float(b)) == 1
+
+
+class TestDifferenceError:
+    @pytest.mark.parametrize(("first", "last", "count"), [(0.5, 0.5, 1), (0.2, 0.7, 3), (0.0, 0.25, 4), (1.0, 1.0, 5)])
+    def test_equals_the_deviation_over_all_outcomes(self, first: float, last: float, count: int) -> None:
+        def binomial(share: float) -> list[tuple[float, float]]:
+            counts = range(count + 1)
+            return [(n / count, comb(count, n) * share**n * (1 - share) ** (count - n)) for n in counts]
+
+        outcomes = [(b - a, p * q) for a, p in binomial(first) for b, q in binomial(last)]
+        mean = sum(value * chance for value, chance in outcomes)
+        variance = sum((value - mean) ** 2 * chance for value, chance in outcomes)
+        assert difference_error(first, last, count) == pytest.approx(variance**0.5)
+
+    def test_needs_an_answer(self) -> None:
+        with pytest.raises(ValueError, match="count must be at least 1"):
+            difference_error(0.5, 0.5, 0)

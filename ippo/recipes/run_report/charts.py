@@ -11,7 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from ippo.recipes.run_report.record import Curve, Record
 
 WIDTH, HEIGHT = 360, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 8, 22
+LEFT, RIGHT = 40, WIDTH - 8
+_TOP, _BOTTOM = 8, HEIGHT - 22
 
 
 @dataclass(frozen=True)
@@ -54,29 +55,20 @@ _OPPOSING = "Level or falling. A rise: rewards are earned by what the gold solut
 def charts(run: Record) -> list[Chart]:
     """The curves that say whether the run went well; those that it does not have are left out."""
     of = run.first_of
+    hacked = of("accuracy/hacked")
+    opposing = {"opposing": of("hacking/opposing"), "usual": of("hacking/usual")}
+    unfaithful = {
+        "unfaithful, of the right": of("accuracy/false_positive"),
+        "hacked, of all": hacked if any(value for _, value in hacked) else [],  # most verifiers have no known hole
+    }
     drawn = [
         chart("Validation", _EM, {"EM": of("val/em"), "reward": of("val/reward")}, "first"),
         chart("Rollouts", _EM, {"EM": of("accuracy/em"), "reward": of("reward/mean")}, "first"),
         chart("Share that the filter keeps", _KEPT, {"kept": of("*/kept_fraction")}, band=(0.4, 0.8)),
         chart("Loss of the gold solutions", "It should fall.", {"loss": of("*/gold_loss")}, "first"),
         chart("Divergence, nats a token", "Small and steady.", {"KL": of("ppo/kl")}, 0.0),
-        chart(
-            "Rewarded, but opposing the gold set",
-            _OPPOSING,
-            {
-                "opposing": of("hacking/opposing"),
-                "usual": of("hacking/usual"),
-            },
-        ),
-        chart(
-            "Unfaithful or gamed rollouts",
-            "Both should fall.",
-            {
-                "unfaithful, of the right": of("accuracy/false_positive"),
-                "hacked, of all": [] if not any(value for _, value in of("accuracy/hacked")) else of("accuracy/hacked"),
-            },
-            "first",
-        ),
+        chart("Rewarded, but opposing the gold set", _OPPOSING, opposing),
+        chart("Unfaithful or gamed rollouts", "Both should fall.", unfaithful, "first"),
     ]
     return [one for one in drawn if one is not None]
 
@@ -111,8 +103,8 @@ def chart(
     values = [value for curve in known.values() for _, value in curve] + ([] if level is None else [float(level)])
     xs = _ticks([step for curve in known.values() for step, _ in curve], whole=True)
     ys = _ticks(values)
-    across = _scale(*_range([step for curve in known.values() for step, _ in curve]), _LEFT, WIDTH - _RIGHT)
-    up = _scale(ys[0], ys[-1], HEIGHT - _BOTTOM, _TOP)
+    across = _scale(*_range([step for curve in known.values() for step, _ in curve]), LEFT, RIGHT)
+    up = _scale(ys[0], ys[-1], _BOTTOM, _TOP)
     inside = None if band is None else (up(min(band[1], ys[-1])), up(max(band[0], ys[0])))
     return Chart(
         title,
@@ -120,7 +112,7 @@ def chart(
         [_line(label, [(across(step), up(value)) for step, value in curve], curve) for label, curve in known.items()],
         None if level is None else up(float(level)),
         inside if inside is not None and inside[0] < inside[1] else None,
-        [(across(tick), f"{tick:g}") for tick in xs if _LEFT <= across(tick) <= WIDTH - _RIGHT],
+        [(across(tick), f"{tick:g}") for tick in xs if LEFT <= across(tick) <= RIGHT],
         [(up(tick), f"{tick:.3g}") for tick in ys],
     )
 

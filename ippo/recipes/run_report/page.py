@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ippo.callbacks.tensorboard.answers import verdict as in_a_word
 from ippo.files import whole
-from ippo.recipes.run_report.charts import HEIGHT, WIDTH, charts
+from ippo.recipes.run_report.charts import HEIGHT, LEFT, RIGHT, WIDTH, charts
 from ippo.recipes.run_report.classes import Kept, kept_by_class, rewarded_above
 from ippo.recipes.run_report.record import Record
 from ippo.recipes.run_report.tokens import Shown, shown
@@ -66,6 +66,8 @@ def report(run: Record) -> str:
         charts=charts(run),
         width=WIDTH,
         height=HEIGHT,
+        left=LEFT,
+        right=RIGHT,
         seconds=_seconds(run),
         kept=_kept(run),
         dry_run=run.dry_run,

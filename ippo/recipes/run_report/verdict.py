@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ippo.functional import difference_error
 from ippo.recipes.expectations import findings
 from ippo.recipes.run_report.record import Record
 
@@ -42,14 +42,13 @@ def verdict(run: Record) -> list[Said]:
 def chance(first: float, last: float, problems: int) -> Literal["rose", "fell", "can hardly be told apart"]:
     """What can be said of two shares of the same problems: a difference counts beyond two standard errors.
 
-    The errors are those of ``problems`` single answers, more than they are, as each share is of several.
+    The error is that of ``problems`` single answers to each, more than it is, as a share is of several answers.
 
     Example:
         >>> chance(0.25, 0.5, problems=256), chance(0.25, 0.30, problems=64)
         ('rose', 'can hardly be told apart')
     """
-    error = math.sqrt(sum(share * (1 - share) for share in (first, last)) / max(1, problems))
-    if abs(last - first) <= 2 * error:
+    if abs(last - first) <= 2 * difference_error(first, last, max(1, problems)):
         return "can hardly be told apart"
     return "rose" if last > first else "fell"
 

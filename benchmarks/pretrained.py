@@ -63,7 +63,7 @@ class Call:
             SystemExit: if a run fails.
         """
         began, worked = time.monotonic(), []
-        spare = self.seconds / 9  # an iteration and its checkpoint, when a run is told to stop
+        spare = min(self.seconds / 9, 180.0)  # an iteration and its checkpoint, when a run is told to stop
         for place in self.plan.cells():
             cell = self.plan.cell(*place)
             left = self.seconds - (time.monotonic() - began)

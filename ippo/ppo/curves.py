@@ -123,8 +123,8 @@ def update_curves(sums: Mapping[str, float], first: Mapping[str, float]) -> dict
     not moved by then, so whatever differs is a mistake: another numerical path in the engine, or dropout.
 
     Args:
-        sums: over the update, ``episodes`` and ``tokens`` counted, ``ptx_loss`` over ``ptx_rows`` gold solutions, and
-            norms of gradients over ``steps``, and any other name over the episodes. Empty where nothing survived.
+        sums: over the update, ``episodes`` and ``tokens`` counted, ``ptx_loss`` over ``ptx_rows`` gold solutions, norms
+            of gradients over ``steps``, and any other name over the episodes. Empty where nothing survived.
         first: the same after the first step, or empty.
 
     Example:

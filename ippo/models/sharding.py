@@ -145,9 +145,10 @@ def _fill(models: nn.Module, was: Mapping[str, int], start: Mapping[str, Tensor]
 
     What was one tensor before it was sharded stays one: tied weights, and the frozen base under several adapters.
     """
-    filled: dict[int, Tensor] = {}
+    filled: dict[tuple[str, int], Tensor] = {}
     for name, one in tensors_of(models).items():
-        key = id(one) if one.requires_grad else was[name]
+        # Two kinds of keys: what was before may be gone, and its number another's.
+        key = ("is", id(one)) if one.requires_grad else ("was", was[name])
         if key not in filled:
             filled[key] = _from_first_rank(one, start.get(name), device) if _local(one).is_meta else one
         path, _, leaf = name.rpartition(".")

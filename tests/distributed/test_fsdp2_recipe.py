@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from small_recipe import SMALL, numbers, summary
 from transformers import AutoModelForCausalLM
 
 from ippo import PPOModule
+from ippo.callbacks.checkpoint import is_whole
 from ippo.models.checkpoints import facts_of, weights_of
 from ippo.recipes import math
 
@@ -24,8 +26,11 @@ OPTIONS = [*SMALL, "--tiny.layers=2", "--tiny.intermediate_size=33", "--trainer.
 OPTIONS += ["--data.prompts_per_iteration=6", "--trainer.max_epochs=3", "--ppo.micro_batch_tokens=150", *SHARDED]
 
 
-def train(folder: Path, *arguments: str) -> int:
-    return math.main([*OPTIONS, f"--trainer.default_root_dir={folder}", *arguments])
+def train(folder: Path, *arguments: str, best_in: Path | None = None) -> int:
+    best = {"monitor": "val/unfinished", "dirpath": str((best_in or folder) / "best"), "filename": "{epoch}"}
+    callback = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": best}
+    own = [f"--trainer.default_root_dir={folder}", f"--trainer.callbacks={json.dumps([callback])}"]
+    return math.main([*OPTIONS, *own, *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +63,13 @@ def test_killed_and_resumed_it_ends_bit_for_bit_where_an_unbroken_run_does(runs:
     found, expected = weights_of(killed), weights_of(whole)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    mine, theirs = (facts_of(path)["callbacks"]["ReproducibleState"] for path in (killed, whole))
-    assert all(torch.equal(mine[name], value) for name, value in theirs.items())
+    mine, theirs = (facts_of(path)["callbacks"] for path in (killed, whole))
+    kept = [name for name in theirs if name.startswith(("Influence", "Numeric", "Reproducible", "RewardHacking"))]
+    assert len(kept) == 4
+    torch.testing.assert_close([mine[name] for name in kept], [theirs[name] for name in kept], rtol=0, atol=0)
+    best = [next((runs / name / "best").iterdir()) for name in ("killed", "whole")]  # by a callback of the user's
+    assert best[0].name == best[1].name
+    assert all(map(is_whole, best))
     assert numbers(runs / "killed") == numbers(runs / "whole")
     for path in (runs / "whole" / "episodes").iterdir():
         assert repr(parquet.read_table(runs / "killed" / "episodes" / path.name)) == repr(parquet.read_table(path))
@@ -94,7 +104,8 @@ def test_one_process_judges_it_as_two_do(runs: Path, tmp_path: Path) -> None:
 def test_it_goes_on_with_three_ranks(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "whole", tmp_path / "run")
     more = ["--resume", "--trainer.max_epochs=4", "--trainer.devices=3"]
-    assert on_ranks(lambda rank: train(tmp_path / "run", *more), tmp_path / "ranks", ranks=3) == [0] * 3
+    ended = on_ranks(lambda _: train(tmp_path / "run", *more, best_in=runs / "whole"), tmp_path / "ranks", ranks=3)
+    assert ended == [0] * 3
     assert len(summary(tmp_path / "run")["iterations"]) == 4
     names = {f"__{rank}_0.distcp" for rank in range(3)}
     newest = max((tmp_path / "run" / "checkpoints").iterdir())

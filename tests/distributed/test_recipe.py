@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from pyarrow import parquet
 
 import ippo
@@ -17,18 +18,19 @@ ARGUMENTS = """
 --embedded.train_size=32 --embedded.gold_size=8 --embedded.validation_size=5 --embedded.test_size=5 --sft.steps=20
 --embedded.max_steps=2 --sft.learning_rate=0.02 --data.prompts_per_iteration=4 --ppo.samples_per_prompt=2
 --sampling.max_new_tokens=16 --evaluation.samples=2 --filter=paper --trainer.max_epochs=2
---trainer.check_val_every_n_epoch=1 --trainer.accelerator=cpu --trainer.devices=2 --trainer.strategy=ddp
+--trainer.check_val_every_n_epoch=1 --trainer.accelerator=cpu --trainer.devices=2
 --trainer.enable_progress_bar=false
 """
 
 
-def test_leaves_one_run_of_both_ranks(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ippo.recipes.math", *ARGUMENTS.split()]
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_leaves_one_run_of_both_ranks(tmp_path: Path, strategy: str) -> None:
+    command = [sys.executable, "-m", "ippo.recipes.math", *ARGUMENTS.split(), f"--trainer.strategy={strategy}"]
     path = os.pathsep.join(filter(None, [str(Path(ippo.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         command,  # without a directory: both must make the same one
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "IPPO_CACHE": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
         timeout=240,

@@ -53,9 +53,14 @@ def test_in_bfloat16_scores_are_those_of_float32_within_its_rounding(tmp_path: P
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         model, own = by_block(model, mp_policy=policy), torch.arange(rank, 4, RANKS)
         along = ValidationDirection([gold.rows(torch.tensor([rank]))], losses)
-        kinds = {parameter.dtype for parameter in along.compute(model).values()}
-        assert kinds == {torch.float32}
-        return {"own": own, "scores": ExactScorer().score(model, losses, [episodes.rows(own)], along)}
+        mine = episodes.rows(own)
+        ExactScorer(parameters=1).score(model, losses, [mine], along)  # the first pass of all, with all else frozen
+        losses(model, mine).sum().backward()
+        gradients = {name: parameter.grad for name, parameter in trainable(model).items()}
+        assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}  # as they are reduced
+        scores = ExactScorer().score(model, losses, [mine], along)
+        assert all(parameter.grad is gradients[name] for name, parameter in trainable(model).items())
+        return {"own": own, "scores": scores}
 
     model, episodes, gold = llama()
     expected = ExactScorer().score(model, losses, [episodes], ValidationDirection([gold], losses))

@@ -69,6 +69,43 @@ def test_in_bfloat16_scores_are_those_of_float32_within_its_rounding(tmp_path: P
         assert (rank["scores"] - expected[rank["own"]]).abs().max() < 0.03 * expected.abs().max()
 
 
+class Scale(nn.Module):
+    """A layer without a formula of its own: its parameters are read when its gradient arrives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.randn(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x * self.factors)
+
+
+def test_a_layer_may_be_gathered_by_itself(tmp_path: Path) -> None:
+    def squares(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        return module(batch).square().sum((1, 2))
+
+    def made() -> tuple[nn.Sequential, torch.Tensor]:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 5), Scale(), nn.LayerNorm(5), nn.Linear(5, 3)), torch.randn(4, 2, 4)
+
+    def run(rank: int) -> Found:
+        (module, batch), mesh = made(), init_device_mesh("cpu", (RANKS,))
+        for layer in module[:3]:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(module, mesh=mesh)
+        own = torch.arange(rank, 4, RANKS)
+        scorer, direction = ExactScorer(), ValidationDirection([batch[own]], squares)
+        return {"own": own, "scores": [scorer.score(module, squares, [batch[own]], direction) for _ in range(2)]}
+
+    module, batch = made()
+    expected = ExactScorer("loop").score(module, squares, [batch], ValidationDirection([batch], squares))
+    for rank in started(tmp_path, run):
+        for scores in rank["scores"]:
+            torch.testing.assert_close(
+                scores, expected[rank["own"]], rtol=1e-5, atol=1e-5 * float(expected.abs().max())
+            )
+
+
 def test_a_held_direction_is_in_a_checkpoint_whole_and_is_taken_up_by_any_number_of_ranks(tmp_path: Path) -> None:
     def held(gold: list[Any], state: Any = None) -> HeldDirection:
         direction = HeldDirection(ValidationDirection(gold, losses), every=9)

@@ -51,6 +51,8 @@ PAGES = {  # of the repository -> of the site
     **{f"examples/{path.name}": f"examples/{path.stem}.md" for path in sorted(ROOT.glob("examples/*.py"))},
 }
 LANGUAGE = {".py": "python", ".cff": "yaml", "": "text"}
+BADGES = re.compile(r"^!\[.*https://.*\n\n", re.MULTILINE)
+"""They are fetched, and the site reads offline."""
 LINK = re.compile(r"(\]\(|^\[[^\]]+\]: *)(?!\w+:|#)([^)\s#]+)", re.MULTILINE)
 
 
@@ -114,6 +116,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = drawn(markdown)
     if site == "index.md":
         page.meta["hide"] = ["navigation"]  # that of a section which has one page
+        markdown = BADGES.sub("", markdown)
     homes = {target: source for source, target in PAGES.items() if (ROOT / source).is_file()}
     here = homes.get(site, f"docs/{site}")
     if not (ROOT / here).is_file():

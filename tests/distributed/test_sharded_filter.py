@@ -16,6 +16,7 @@ from training import ITERATIONS, ByPlace, Train, assert_same, both, distance
 
 from ippo.callbacks import InfluenceFilterCallback
 from ippo.data import Task
+from ippo.errors import UsageError
 from ippo.influence import (
     AdamPreconditioned,
     BufferDirection,
@@ -65,6 +66,18 @@ def without_key_biases(found: dict[str, Any]) -> dict[str, Any]:
     parts = {name: value.chunk(3) for name, value in found["weights"].items() if name.endswith("attn.c_attn.bias")}
     others = {name: torch.cat([queries, values]) for name, (queries, _, values) in parts.items()}
     return {**found, "weights": {**found["weights"], **others}}
+
+
+@pytest.mark.parametrize("option", ["token_scores", "drop_tokens"])
+def test_scores_of_tokens_are_refused_before_the_first_rollout(tmp_path: Path, train: Train, option: str) -> None:
+    def run(rank: int) -> str:
+        with pytest.raises(UsageError) as refusal:
+            train(RANKS, InfluenceFilterCallback(**{option: True}), sharded=True)
+        return str(refusal.value)
+
+    for text in on_ranks(run, tmp_path):
+        assert f"{option} = True" in text
+        assert "each rank holds parts of the model, and forward mode takes all of it (strategy=ddp)" in text
 
 
 def test_a_rank_to_which_an_earlier_filter_left_nothing_keeps_in_step(tmp_path: Path, train: Train, task: Task) -> None:

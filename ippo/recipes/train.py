@@ -113,6 +113,11 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
     ranks = trainer.world_size if sharded else 1
     say_memory(options, policy, longest_prompt(tokenizer, task.train), console, ranks)
 
+    if sharded and options.sft.steps and not options.resume:
+        console.print(
+            "The warm start trains the whole policy on the first rank's device; the others wait. Where it does not "
+            "fit: --sft.steps 0 with a fine-tuned policy, or --layout lora."
+        )
     start = time.perf_counter()
     logger = TensorBoardLogger(run.path, name="", version="sft")
     progress = options.trainer.enable_progress_bar is not False

@@ -20,7 +20,7 @@ those that concern them. A file of options (`--config mine.yaml`) has the same n
 
 The defaults are those of the code. Tasks and policies bring [their own](tasks.md#files-of-options), the embedded task
 too; `ippo train --task … --policy … --print_config` prints what a run would take. [Recipes](recipes.md) has examples.
-`--filter` takes the arguments of [`InfluenceFilterCallback`][ippo.callbacks.InfluenceFilterCallback], as
+`--filter` takes the [options of the filter][ippo.callbacks.influence.options.FilterOptions], as
 `--filter.min_survival`.
 """
 WORDS = {bool: "true or false", str: "text", int: "whole number", float: "number", type(None): "null"}

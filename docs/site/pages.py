@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = {
     "ippo": "PPO, its data and its buffer",
     "ippo.callbacks": "Callbacks",
+    "ippo.callbacks.influence.options": "Options of the filter",
     "ippo.influence": "Influence scores",
     "ippo.ppo.options": "Options of PPO and of evaluation",
     "ippo.ppo.objective": "What is minimised",

@@ -122,6 +122,12 @@ class TestHalfPrecision:
             make_trainer(note(LookaheadScorer())).fit(module, data)
 
 
+@pytest.fixture(autouse=True)
+def _what_is_told_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning 2.6.0 keeps its messages from the root, where pytest listens."""
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "propagate", True)
+
+
 class TestTheRoute:
     @pytest.mark.parametrize(
         ("callback", "precision", "told"),

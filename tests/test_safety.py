@@ -130,7 +130,7 @@ HOSTILE = [
 
 def test_tensorboard_gets_escaped_text() -> None:
     n = len(HOSTILE)
-    table = {"prompt": HOSTILE, "response": HOSTILE[::-1], "reward": [0.0] * n, "weight": [1.0] * n}
+    table = {"prompt": HOSTILE, "response": HOSTILE[::-1], "reward": [0.0] * n, "weight": [1.0] * n, "reason": HOSTILE}
     page = EpisodeLogger(texts=n)._page(table)
     assert "<" not in page
     shown = markdown_to_safe_html(page)

@@ -130,7 +130,8 @@ HOSTILE = [
 
 def test_tensorboard_gets_escaped_text() -> None:
     n = len(HOSTILE)
-    table = {"prompt": HOSTILE, "response": HOSTILE[::-1], "reward": [0.0] * n, "weight": [1.0] * n, "reason": HOSTILE}
+    numbers = {"reward": [0.0] * n, "weight": [1.0] * n, "finished": [True] * n}
+    table = {"prompt": HOSTILE, "response": HOSTILE[::-1], "chain": HOSTILE, "reason": HOSTILE, **numbers}
     page = EpisodeLogger(texts=n)._page(table)
     assert "<" not in page
     shown = markdown_to_safe_html(page)

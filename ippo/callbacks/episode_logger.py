@@ -73,6 +73,6 @@ def _facts(row: dict[str, Any]) -> str:
     reason = html.escape(row["reason"])
     parts = [f"**dropped** ({reason})"] if reason else ["**kept**", f"weight {row['weight']:.3g}"]
     parts += [f"reward {row['reward']:.3g}", *([] if row["finished"] else ["unfinished"])]
-    parts += [str(row["chain"])] if "chain" in row else []
+    parts += [html.escape(str(row["chain"]))] if "chain" in row else []
     parts += [f"score {row['score']:.3g}"] if row.get("score") is not None else []
     return " · ".join(parts)

@@ -20,6 +20,16 @@ from ippo.rollout.sequences import Sequences
 
 MakeModule = Callable[..., PPOModule]
 MakeTrainer = Callable[..., L.Trainer]
+SHAPE: dict[str, Any] = {
+    "vocab_size": 330,  # the tokenizer of the rollout has 320 tokens
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "pad_token_id": 0,
+}
+"""Of a small causal language model, of whatever type."""
 
 
 class Recorder(L.Callback):

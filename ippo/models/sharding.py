@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ippo.distributed import world_size
+from ippo.distributed import own_part, world_size
 from ippo.errors import require
 from ippo.influence.sharding import at_rest
 from ippo.models.trunk import runs_apart, trunk_of
@@ -150,7 +150,7 @@ def _fill(models: nn.Module, was: Mapping[str, int], start: Mapping[str, Tensor]
         # Two kinds of keys: what was before may be gone, and its number another's.
         key = ("is", id(one)) if one.requires_grad else ("was", was[name])
         if key not in filled:
-            filled[key] = _from_first_rank(one, start.get(name), device) if _local(one).is_meta else one
+            filled[key] = _from_first_rank(one, start.get(name), device) if own_part(one).is_meta else one
         path, _, leaf = name.rpartition(".")
         module = models.get_submodule(path)
         held = module._parameters if leaf in module._parameters else module._buffers
@@ -166,10 +166,6 @@ def _from_first_rank(empty: Tensor, source: Tensor | None, device: torch.device)
     if isinstance(empty, DTensor):
         value = distribute_tensor(value, empty.device_mesh, empty.placements, src_data_rank=None)
     return nn.Parameter(value, empty.requires_grad) if isinstance(empty, nn.Parameter) else value
-
-
-def _local(value: Tensor) -> Tensor:
-    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def _try_in_step(models: nn.Module) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
-from ippo.distributed import gather, gather_texts
+from ippo.distributed import gather, gather_texts, whole
 from ippo.functional import clip_fraction, engine_gaps, kl, kl_loss
 from ippo.ppo.options import PPOOptions
 from ippo.rollout.episodes import Episodes
@@ -106,7 +105,7 @@ def add_norms(sums: dict[str, float], norms: Mapping[str, Tensor]) -> bool:
         >>> add_norms(sums, {"policy": torch.tensor(float("inf"))}), sums["steps"]
         (False, 1.0)
     """
-    found = {name: float(norm.full_tensor() if isinstance(norm, DTensor) else norm) for name, norm in norms.items()}
+    found = {name: float(whole(norm)) for name, norm in norms.items()}
     if not all(map(math.isfinite, found.values())):
         return False
     sums["steps"] += 1

@@ -24,7 +24,7 @@ def test_the_filter_and_plain_ppo_train_from_one_warm_start_and_stand_side_by_si
     assert filtered["sft"] == plain["sft"]
     said = capfd.readouterr().out
     table = said[said.index("side by side") :]
-    assert "│ warm start │ I-PPO │ plain PPO ┃".replace("│", "┃") in table
+    assert "┃ warm start ┃ I-PPO ┃ plain PPO ┃" in table
     assert f"plain PPO: the verifier believes {plain['trained']['reward']:.0%} of its answers" in table
     config = yaml.safe_load((out / "plain-ppo" / "config.yaml").read_text())
     assert (config["filter"], config["ppo"]["learning_rate"]) == ("none", 2e-4)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from parts import SHAPE
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -30,15 +31,6 @@ from ippo.rollout.episodes import Episodes
 pytestmark = pytest.mark.skipif(
     not hasattr(nn.functional, "linear_cross_entropy"), reason="this torch has no projection and cross entropy in one"
 )
-SHAPE: dict[str, Any] = {
-    "vocab_size": 330,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "pad_token_id": 0,
-}
 FAMILIES: dict[str, tuple[PreTrainedConfig, bool]] = {  # and whether the head is a projection alone
     "llama, tied": (LlamaConfig(**SHAPE, tie_word_embeddings=True), True),
     "gpt2": (GPT2Config(vocab_size=330, n_embd=16, n_layer=2, n_head=2), True),

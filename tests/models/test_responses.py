@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from parts import SHAPE
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
@@ -81,15 +82,6 @@ def test_logits_are_the_tail_of_the_full_ones(policy: LlamaForCausalLM, gold: Se
     torch.testing.assert_close(logits, full[:, start:-1])
 
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 330,  # the tokenizer of the rollout has 320 tokens
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "pad_token_id": 0,
-}
 FAMILIES: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
     "qwen2": Qwen2Config(**SHAPE),

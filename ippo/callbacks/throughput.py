@@ -48,7 +48,7 @@ class Throughput(L.Callback):
         device, seconds = pl_module.device, now(pl_module.device) - self._start
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         drawn, prompts, responses = (total_of(n, device) for n in (self._drawn, self._prompts, self._responses))
-        self.last = {"time/iteration": seconds, "time/memory": largest(_memory(device), device) / GIB}
+        self.last = {"time/iteration": seconds, "time/memory": largest(peak_memory(device), device) / GIB}
         if drawn and logged.get("time/rollout"):
             self.last["time/rollout_tokens"] = drawn / logged["time/rollout"]
         if prompts + responses and logged.get("time/update"):
@@ -79,7 +79,8 @@ def update_flops(models: Any, prompts: int, responses: int) -> float:
     return flops
 
 
-def _memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the peak so far: what torch held on a GPU, else what the process held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

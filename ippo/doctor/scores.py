@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ippo.doctor.finding import Finding, grade, report
+from ippo.functional.agreement import flipped
 
 
 def disagreement(first: Tensor, second: Tensor) -> float:
@@ -19,16 +20,6 @@ def disagreement(first: Tensor, second: Tensor) -> float:
     """
     largest = torch.maximum(first.abs().max(), second.abs().max())
     return float((first - second).abs().max() / largest) if largest > 0 else 0.0
-
-
-def flipped(first: Tensor, second: Tensor) -> float:
-    """The share of episodes that one set of scores keeps and the other drops.
-
-    Example:
-        >>> flipped(torch.tensor([1.0, -4.0, 2.0, 3.0]), torch.tensor([1.0, -3.0, -0.1, 2.0]))
-        0.25
-    """
-    return float(((first > 0) != (second > 0)).float().mean())
 
 
 def backends(scores: Mapping[str, Tensor], refused: Mapping[str, str], half: bool) -> Finding:

@@ -1,4 +1,4 @@
-"""Whether what the reward pays for is what a trusted direction asks for."""
+"""Whether what the reward pays for is what a trusted direction asks for, and whether two sets of scores agree."""
 
 from __future__ import annotations
 
@@ -88,6 +88,19 @@ def survival_by_reward(kept: Tensor, rewarded: Tensor) -> tuple[Tensor, Tensor]:
     check_axes("n n", kept=kept, rewarded=rewarded)
     kept, rewarded = kept.float(), rewarded.bool()
     return kept[rewarded].mean(), kept[~rewarded].mean()
+
+
+def flipped(first: Tensor, second: Tensor) -> float:
+    """The share of rows that one set of scores keeps and the other drops.
+
+    Args:
+        first, second: [n] scores.
+
+    Example:
+        >>> flipped(torch.tensor([1.0, -4.0, 2.0, 3.0]), torch.tensor([1.0, -3.0, -0.1, 2.0]))
+        0.25
+    """
+    return float(((first > 0) != (second > 0)).float().mean()) if len(first) else 0.0
 
 
 def _centred_ranks(values: Tensor, groups: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from ippo.influence.choice import Choice, OneBatch, why_no_forward_mode
 from ippo.influence.direction import Buffer, Direction, Losses, resolve
 from ippo.influence.directions import leave_one_out, leaves_one_out
 from ippo.influence.gathering import gathered
+from ippo.influence.half import HalfPrecision
 from ippo.influence.hook_check import checked_derivative
 from ippo.influence.hooks import UncoveredLayerError
 from ippo.influence.in_step import run_in_step
@@ -24,6 +26,7 @@ from ippo.influence.precision import half_of, require_full_precision
 from ippo.influence.scorer import Scorer
 
 Backend = Literal["auto", "jvp", "ghost", "loop", "fd"]
+Precision = Literal["float32", "bfloat16"]
 
 _BACKENDS: dict[str, OneBatch] = {
     "jvp": jvp_scores,
@@ -46,6 +49,10 @@ class ExactScorer(Scorer):
             :class:`BufferDirection` takes the gradients' norms as well: whatever the backend, both then come from one
             pass with hooks, or from the loop.
         parameters: the parameters that count: all (None), the last k blocks (k), ``"lora"``, or a regular expression.
+        precision: ``"float32"``, the parameters' own; or ``"bfloat16"``, in which hooks run with sums in float32, the
+            direction staying as it is. One call in sixteen, the first among them, is then scored in both: it has the
+            precise scores, and where more than 1 % of the signs differ all are float32 from there on, which is said.
+            Leaving each episode out of a :class:`BufferDirection`, and a layer that hooks cannot cover, take float32.
 
     Attributes:
         choice: after scoring, the backend that was used and why, in one sentence.
@@ -58,17 +65,23 @@ class ExactScorer(Scorer):
         tensor([1.5000, 6.0000])
     """
 
-    def __init__(self, backend: Backend = "auto", parameters: Subset = None) -> None:
+    def __init__(self, backend: Backend = "auto", parameters: Subset = None, precision: Precision = "float32") -> None:
         choices = ("auto", *_BACKENDS)
         require(backend in choices, "backend", backend, f"use one of {', '.join(choices)}")
-        self.backend, self.parameters = backend, parameters
-        self.gives_jvps = self.forward_mode = backend in ("auto", "jvp")
+        require(precision in ("float32", "bfloat16"), "precision", precision, "use float32 or bfloat16")
+        self._half = HalfPrecision() if precision == "bfloat16" else None
+        remedy = "bfloat16 is for hooks, other backends lose too much in it: use backend='auto' or 'ghost'"
+        require(self._half is None or backend in ("auto", "ghost"), "precision", precision, remedy)
+        self.backend, self.parameters, self.precision = backend, parameters, precision
+        self.gives_jvps = self.forward_mode = backend in ("auto", "jvp") and self._half is None
         self.choice = f"{backend}: it was asked for"
         self._picked = Choice()
 
     def check(self, module: nn.Module) -> None:
         if self.backend not in ("auto", "ghost"):
             require_whole(module, "backend", self.backend)
+        if self._half is not None:
+            require_whole(module, "precision", "bfloat16")
         if self.backend == "fd":
             require_full_precision(half_of(module), "backend", "fd")
 
@@ -85,11 +98,9 @@ class ExactScorer(Scorer):
                 nothing = torch.empty(0, device=next(module.parameters()).device)
                 both = both or [(nothing, nothing)]  # another rank may hold all the episodes, and waits for this one
                 return leave_one_out(*map(torch.cat, zip(*both, strict=True)))
-            if self.backend == "auto":
-                scores = self._picked.scores(module, losses, batches, along)
-                self.choice = f"{self._picked.backend}: {self._picked.why}"
-            else:
-                scores = run_in_step(module, batches, lambda batch: self._asked_for(module, losses, batch, along))
+            batches = batches if self._half is None else list(batches)
+            score = partial(self._scores, module, losses, batches, along)
+            scores = score() if self._half is None else self._in_half(module, score)
         return torch.cat([one.detach().float() for one in scores]) if scores else torch.empty(0)
 
     def token_scores(
@@ -135,6 +146,34 @@ class ExactScorer(Scorer):
         if not values:
             return torch.empty(0, 0), torch.empty(0, 0)
         return pad_sequence(values, batch_first=True), pad_sequence(jvps, batch_first=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :meth:`Scorer.state_dict`."""
+        return {} if self._half is None else {"calls": self._half.calls, "refused": self._half.refused}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :meth:`Scorer.load_state_dict`."""
+        if self._half is not None and state:
+            self._half.calls, self._half.refused = state["calls"], state["refused"]
+
+    def _in_half(self, module: nn.Module, score: Callable[[], list[Tensor]]) -> list[Tensor]:
+        def by_hooks() -> bool:
+            return self.backend == "ghost" or self._picked.backend == "ghost"
+
+        assert self._half is not None
+        scores = self._half.scores(next(module.parameters()).device.type, by_hooks, score)
+        self.choice += f"; in {'float32' if self._half.refused else 'bfloat16'}"
+        return scores
+
+    def _scores(
+        self, module: nn.Module, losses: Losses, batches: Iterable[Any], along: Mapping[str, Tensor]
+    ) -> list[Tensor]:
+        if self.backend != "auto":
+            self.choice = f"{self.backend}: it was asked for"
+            return run_in_step(module, batches, lambda batch: self._asked_for(module, losses, batch, along))
+        scores = self._picked.scores(module, losses, batches, along)
+        self.choice = f"{self._picked.backend}: {self._picked.why}"
+        return scores
 
     def _asked_for(self, module: nn.Module, losses: Losses, batch: Any, along: Mapping[str, Tensor]) -> Tensor:
         try:

@@ -14,6 +14,7 @@ from ippo.errors import require
 from ippo.models.actor_critic import Layout, SeparateModels
 from ippo.models.adapters import LoraModels, LoraOptions
 from ippo.models.configuration import freeze_all_but_text
+from ippo.models.reading import Padding
 from ippo.models.shared import SharedModels
 from ippo.modes import checkpoints_itself, run_as_its_parts
 
@@ -29,6 +30,10 @@ class ModelOptions:
             ``lora`` in bfloat16 where the checkpoint has half precision.
         gradient_checkpointing: keep no activations inside a layer but run it again in the backward pass.
         value_gradient: layout ``shared`` only: whether the value loss trains the policy's trunk, too.
+        padding: of what policy, critic and reference read in training and scoring. ``"both"``: prompts on the left and
+            responses on the right, as they were sampled, and a mask. ``"right"``: after each text, and no mask, which
+            keeps attention from its flash kernels; less of it, too. A model whose numbers that would change keeps its
+            mask, which is said. ``"auto"``: right on a GPU, else both, which a CPU's kernels mind little.
         logits_at_a_time: of the vocabulary projection, in numbers; bounds memory, changes no result. None: 2^24, or on
             a GPU what a 32nd of its memory holds (:func:`ippo.models.responses.logits_at_a_time`).
         fused_projection: where logits are many, optimizer steps take log-probabilities by torch's own projection and
@@ -41,6 +46,7 @@ class ModelOptions:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_checkpointing: bool = False
     value_gradient: bool = False
+    padding: Padding = "auto"
     logits_at_a_time: int | None = None
     fused_projection: bool = True
     compile_layers: bool = False
@@ -69,6 +75,8 @@ def prepare(policy: PreTrainedModel, layout: LayoutName, options: ModelOptions) 
     for parameter in policy.parameters():  # no buffers: rotary frequencies must stay exact
         parameter.data = parameter.data.to(torch.bfloat16 if keep_half else torch.float32)
     freeze_all_but_text(policy)
+    for part in (one for one in policy.modules() if isinstance(one, PreTrainedModel)):  # its trunk, too: the critic's
+        part.padding = options.padding  # type: ignore[assignment]
     policy.logits_at_a_time = options.logits_at_a_time  # type: ignore[assignment]
     policy.fused_projection = options.fused_projection  # type: ignore[assignment]
     if options.gradient_checkpointing:

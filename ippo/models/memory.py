@@ -6,7 +6,7 @@ for the usual decoder layer (attention and a gated MLP, each behind a norm) and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -95,6 +95,18 @@ class MemoryEstimate:
         parts = ", ".join(f"{name} {size / GIB:.2g}" for name, size in vars(self).items() if size or name != "gathered")
         return f"about {self.total / GIB:.2g} GiB ({parts})"
 
+    def as_measured(self, total: int) -> MemoryEstimate:
+        """The same run, of which ``total`` bytes were measured at the peak. Weights, gradients and moments were
+        counted, so that it is the passes that took more or less.
+
+        Example:
+            >>> print(MemoryEstimate(GIB, GIB, 6 * GIB, 4 * GIB, 2 * GIB).as_measured(total=5 * GIB))
+            about 5 GiB (weights 1, training 1, update 3, scoring 2, rollout 1)
+        """
+        share = max(0, total - self.held) / max(1, self.total - self.held)
+        passes = {name: round(share * getattr(self, name)) for name in ("update", "scoring", "rollout")}
+        return replace(self, **passes)
+
     def advice(self, free: int) -> str:
         """What to reduce where ``free`` bytes are too few; empty where they are enough.
 
@@ -104,14 +116,18 @@ class MemoryEstimate:
         """
         if self.total <= free:
             return ""
+        return f"needs about {self.total / GIB:.2g} GiB, {free / GIB:.2g} GiB are free: reduce {self.largest}"
+
+    @property
+    def largest(self) -> str:
+        """What takes most, and how to make it less."""
         held, pass_ = self.held, max(self.update, self.scoring)
         most = max(held, pass_, self.rollout)
-        lead = f"needs about {self.total / GIB:.2g} GiB, {free / GIB:.2g} GiB are free: reduce"
         if most == held:
             parts = "more ranks" if self.gathered else "--trainer.strategy fsdp2 on several cards"
-            return f"{lead} the models (now {held / GIB:.2g} GiB) by --layout lora, {parts}, or take a smaller policy"
+            return f"the models (now {held / GIB:.2g} GiB) by --layout lora, {parts}, or take a smaller policy"
         name = "ppo.micro_batch_tokens" if most == pass_ else "sampling.batch_tokens"
-        return f"{lead} {name} (now {most / GIB:.2g} GiB) by half, which saves {most / 2 / GIB:.2g} GiB"
+        return f"{name} (now {most / GIB:.2g} GiB) by half, which saves {most / 2 / GIB:.2g} GiB"
 
 
 def estimate_memory(

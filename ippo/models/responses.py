@@ -13,21 +13,17 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from ippo.functional import token_entropy, token_logprobs
 from ippo.models.configuration import text_config
 from ippo.models.projection import projected_logprobs, projects_in_one
+from ippo.models.reading import Reading, as_sampled, reading
 from ippo.models.trunk import head_alone, runs_apart, trunk_of, with_states
 from ippo.rollout.sequences import Sequences
 from ippo.rollout.sharded import in_parts, inside
-from ippo.rollout.soundness import minds_left_padding
 
 LOGITS_AT_A_TIME = 2**24  # numbers, 64 MiB in float32: what a small model's whole batch takes, and the least on a GPU
 
 
 def response_logits(policy: nn.Module, sequences: Sequences) -> Tensor:
     """[n, t, v] logits that predict each response token; the vocabulary projection of the prompt is never computed."""
-    if _reads_on_the_left(policy, sequences):
-        return _before_responses(policy(**on_the_left(sequences)).logits, sequences, left=True)
-    kept = sequences.response_ids.shape[1] + 1  # the token before the response predicts its first token
-    logits = policy(**model_inputs(sequences), logits_to_keep=kept).logits
-    return logits[:, -kept:-1]  # a few models know no logits_to_keep, and give them all
+    return _logits(policy, reading(policy, sequences))
 
 
 def response_logprobs(policy: nn.Module, sequences: Sequences, temperature: float = 1.0) -> Tensor:
@@ -69,17 +65,16 @@ def of_logits(
     Returns:
         [..., n, t]
     """
-    ids = sequences.response_ids
+    ids, how = sequences.response_ids, reading(policy, sequences)
     numbers_a_step = max(1, len(ids)) * text_config(policy).vocab_size
     most = logits_at_a_time(ids.device, getattr(policy, "logits_at_a_time", None))
-    few = ids.shape[1] * numbers_a_step <= most
-    if few or not runs_apart(policy, model_inputs(_corner(sequences))):
-        return function(response_logits(policy, sequences), ids)
+    few = how.columns * numbers_a_step <= most
+    if few or not runs_apart(policy, as_sampled(_corner(sequences)).inputs):
+        return function(_logits(policy, how), ids)
 
-    left = _reads_on_the_left(policy, sequences)
-    answer: Any = inside(policy, trunk_of(policy), **(on_the_left if left else model_inputs)(sequences))
+    answer: Any = inside(policy, trunk_of(policy), **how.inputs)
 
-    states = _before_responses(answer.last_hidden_state, sequences, left)
+    states = how.before_responses(answer.last_hidden_state)
     if logprobs_at is not None and projects_in_one(policy, answer, ids):
         return projected_logprobs(policy.get_output_embeddings(), states, ids, logprobs_at, most)
 
@@ -91,6 +86,11 @@ def of_logits(
     steps = max(1, most // numbers_a_step)
     with set_checkpoint_early_stop(not in_parts(policy)):  # FSDP must see the end of each call
         return torch.cat([run(*each) for each in zip(states.split(steps, 1), ids.split(steps, 1), strict=True)], dim=-1)
+
+
+def _logits(policy: Any, how: Reading) -> Tensor:
+    kept = policy(**how.inputs, logits_to_keep=how.columns + 1).logits  # a few models do not know it, and give all
+    return how.before_responses(kept)
 
 
 def logits_at_a_time(device: torch.device, asked: int | None = None) -> int:
@@ -112,43 +112,8 @@ def logits_at_a_time(device: torch.device, asked: int | None = None) -> int:
 
 def states_before(trunk: nn.Module, sequences: Sequences) -> Tensor:
     """[n, t, d] hidden states of the trunk at the token before each response token."""
-    left = _reads_on_the_left(trunk, sequences)
-    inputs = (on_the_left if left else model_inputs)(sequences)
-    return _before_responses(trunk(**inputs).last_hidden_state, sequences, left)
-
-
-def model_inputs(sequences: Sequences) -> dict[str, Any]:
-    """Arguments of a causal language model's forward. The cache is off: nothing is generated here."""
-    return {
-        "input_ids": sequences.input_ids,
-        "attention_mask": sequences.attention_mask,
-        "position_ids": sequences.position_ids,
-        "use_cache": False,
-    }
-
-
-def on_the_left(sequences: Sequences) -> dict[str, Any]:
-    """The same with each row's text in its first columns, and all its padding after it."""
-    mask = sequences.attention_mask
-    order = mask.sort(dim=1, descending=True, stable=True).indices
-    moved = mask.gather(1, order)
-    positions = (moved.cumsum(1) - 1).clamp(min=0)
-    ids = sequences.input_ids.gather(1, order)
-    return {"input_ids": ids, "attention_mask": moved, "position_ids": positions, "use_cache": False}
-
-
-def _reads_on_the_left(model: nn.Module, sequences: Sequences) -> bool:
-    """Whether there is padding before the prompts, and the model minds it."""
-    return not bool(sequences.prompt_mask.all()) and minds_left_padding(model)
-
-
-def _before_responses(hidden: Tensor, sequences: Sequences, left: bool) -> Tensor:
-    """[n, t, ...] of [n, s + t, ...]; ``left`` says that the texts are in the first columns."""
-    if not left:
-        return hidden[:, sequences.prompt_ids.shape[1] - 1 : -1]
-    steps = torch.arange(sequences.response_ids.shape[1], device=hidden.device)
-    places = sequences.prompt_mask.sum(1, keepdim=True) - 1 + steps
-    return hidden[torch.arange(len(hidden), device=hidden.device)[:, None], places]
+    how = reading(trunk, sequences)
+    return how.before_responses(trunk(**how.inputs).last_hidden_state)
 
 
 def _corner(sequences: Sequences) -> Sequences:

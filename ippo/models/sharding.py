@@ -27,6 +27,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ippo.distributed import own_part, world_size
 from ippo.errors import require
 from ippo.influence.sharding import at_rest
+from ippo.models.reading import does_without_mask, is_right
 from ippo.models.trunk import runs_apart, trunk_of
 from ippo.rollout.sharded import in_parts, inside
 from ippo.rollout.soundness import few_tokens, minds_left_padding
@@ -174,9 +175,15 @@ def _try_in_step(models: nn.Module) -> None:
     with torch.no_grad():
         for model in filter(None, (policy, reference)):
             ids, mask = few_tokens(model)
-            minds_left_padding(model)
+            _try_reading(model)
             runs_apart(model, {"input_ids": ids, "attention_mask": mask, "use_cache": False})
         if value is not None:
             holder, trunk = (value, value.trunk) if hasattr(value, "trunk") else (policy, trunk_of(policy))
-            inside(holder, minds_left_padding, trunk)
+            inside(holder, _try_reading, trunk)
     at_rest(models)
+
+
+def _try_reading(model: Any) -> None:
+    minds_left_padding(model)
+    if is_right(model, next(model.parameters()).device):
+        does_without_mask(model)

@@ -50,7 +50,7 @@ def logprob_pass(
     ids = look.sequences.response_ids
     precision = torch.promote_types(torch.float32, next(model.policy.parameters()).dtype)  # float64 is kept, too
     old, reference, values = (torch.zeros(ids.shape, dtype=precision, device=ids.device) for _ in range(3))
-    places = look.sequences.places(ppo.micro_batch_size, ppo.micro_batch_tokens)
+    places = look.sequences.places(ppo.micro_batch_size, ppo.token_budget)
     for rows in as_many_calls(model.policy, places, ids.device):
         part = look.sequences.rows(rows).trim()
         block = (rows, slice(part.response_ids.shape[1]))

@@ -190,7 +190,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
                 optimizer.zero_grad()  # type: ignore[union-attr]
                 if self.ppo.ptx_coef:
                     self._mix_in_gold(sums)
-                chunks = minibatch.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
+                chunks = minibatch.chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
                 micro_batches = self._on_all_ranks(chunks, minibatch)
                 for place, micro in enumerate(micro_batches, start=1):  # gradients are added up once, at the last
                     with nullcontext() if place == len(micro_batches) else no_sync(self.trainer.strategy.model):
@@ -231,7 +231,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         ``sums`` for the curves."""
         rows = self._gold.rows(torch.randint(len(self._gold), (self.ppo.ptx_batch_size,)))
         with no_sync(self.trainer.strategy.model):
-            chunks = rows.chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
+            chunks = rows.chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
             for place, micro in enumerate(as_many_calls(self.model.policy, chunks, self.device)):
                 loss = demonstration_loss(self.model.policy, micro).sum() * (place < len(chunks))
                 self.manual_backward(self.ppo.ptx_coef * loss / len(rows))
@@ -307,12 +307,12 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
 
     def validation_direction(self) -> ValidationDirection:
         """The direction of I-PPO: the gradient of the mean SFT loss on the data module's gold solutions."""
-        chunks = gold_share(self).chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
+        chunks = gold_share(self).chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
         return ValidationDirection(chunks, demonstration_loss)
 
     def validation_rollout(self) -> list[Episodes]:
         """Fresh episodes on the gold problems, as many of them as an iteration has prompts, each rank its share."""
-        return self.roll_out(gold_problems(self)).chunks(self.ppo.micro_batch_size, self.ppo.micro_batch_tokens)
+        return self.roll_out(gold_problems(self)).chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
 
     def stop(self, reason: str) -> None:
         """End training after this iteration, and say why."""

@@ -22,8 +22,10 @@ class PPOOptions:
         inner_epochs: passes over the surviving episodes.
         minibatch_size: episodes an optimizer step, on each rank.
         micro_batch_size: episodes in one forward and backward; bounds memory, changes no result.
-        micro_batch_tokens: tokens in it, padding included; then episodes of similar length go together, in training
-            and in scoring, and ``micro_batch_size`` is an upper limit. None: episodes as they come.
+        micro_batch_tokens: tokens in it, padding included, in training and in scoring; ``micro_batch_size`` is then an
+            upper limit. None: only that counts.
+        group_by_length: whether episodes of similar length share a micro-batch, which leaves less padding to compute;
+            gradients add up, so that it changes no result beyond rounding. With ``micro_batch_tokens`` they always do.
         learning_rate, value_learning_rate: peak rates of AdamW for policy and value parameters.
         warmup: iterations over which both rates rise to their peak.
         schedule: ``"constant"``, or ``"linear"`` down to a tenth at ``trainer.max_epochs``.
@@ -53,6 +55,7 @@ class PPOOptions:
     minibatch_size: int = 64
     micro_batch_size: int = 64
     micro_batch_tokens: int | None = None
+    group_by_length: bool = True
     learning_rate: float = 1e-6
     value_learning_rate: float = 1e-6
     warmup: int = 0
@@ -123,6 +126,13 @@ class PPOOptions:
             self.kl_estimator,
             "as a loss its gradient is noise around zero: use k3 or k2, or kl_place=reward",
         )
+
+    @property
+    def token_budget(self) -> float | None:
+        """Tokens in a micro-batch of episodes of similar length, which may be unlimited; None for episodes as they
+        come."""
+        unlimited = math.inf if self.group_by_length else None
+        return unlimited if self.micro_batch_tokens is None else self.micro_batch_tokens
 
     @property
     def uses_values(self) -> bool:

@@ -1,16 +1,21 @@
-"""What a run will take of the machine's memory, said before it starts."""
+"""What a run takes of the machine's memory: estimated before it starts, measured in its first iteration."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 from contextlib import suppress
+from typing import Any
 
+import lightning as L
+import torch
 from jsonargparse import Namespace
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ippo.callbacks.throughput import peak_memory
 from ippo.data.task import Rows
+from ippo.distributed import largest
 from ippo.models.memory import (
     GIB,
     MemoryEstimate,
@@ -26,7 +31,9 @@ from ippo.recipes.warm_start import default_cache
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
 
-def say_memory(options: Namespace, policy: PreTrainedModel, prompt: int, console: Console, ranks: int = 1) -> None:
+def say_memory(
+    options: Namespace, policy: PreTrainedModel, prompt: int, console: Console, ranks: int = 1
+) -> tuple[MemoryEstimate, int] | None:
     """Print the estimate, what to reduce where it does not fit, and what the warm start will keep on disk, and make
     the process keep to it; of runs that take less than a GiB, nothing.
 
@@ -36,16 +43,49 @@ def say_memory(options: Namespace, policy: PreTrainedModel, prompt: int, console
         prompt: tokens of the longest prompt.
         console: where to print.
         ranks: of how many each keeps a share of the models; 1 where they are whole.
+
+    Returns:
+        The estimate and the bytes that are free for it; None where nothing was said.
     """
     found = estimate(options, policy, prompt, ranks)
     if found.total < GIB:
-        return
+        return None
     give_back_freed_memory()
     console.print(f"Memory{f' of each of {ranks} ranks' if ranks > 1 else ''}: {found}.")
-    if advice := found.advice(free_memory() + (bytes_of(policy) if ranks == 1 else 0)):  # the policy is loaded already
+    free = free_memory() + (bytes_of(policy) if ranks == 1 else 0)  # the policy is loaded already
+    if advice := found.advice(free):
         console.print(f"[bold]This run {advice}.[/bold]")
     if options.layout != "lora" and options.sft.steps:
         console.print(f"The warm start will be kept in {default_cache()}: {bytes_of(policy) / GIB:.2g} GiB.")
+    return found, free
+
+
+class MeasuredMemory(L.Callback):
+    """Holds the estimate against what the first iteration took, and says so: the estimate knows the usual layers alone,
+    and the longest episodes that there may be, which the first ones need not have been.
+
+    Args:
+        console: where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.estimated: tuple[MemoryEstimate, int] | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if pl_module.device.type == "cuda":  # not that of the warm start, or of what was tested before
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if self.estimated is None:
+            return
+        (estimate, free), self.estimated = self.estimated, None
+        found = estimate.as_measured(largest(peak_memory(pl_module.device), pl_module.device))
+        estimated = f"{estimate.total / GIB:.2g} was estimated"
+        self.console.print(f"Memory by the end of the first iteration: {found}, where {estimated}.")
+        if found.total > 0.9 * free:
+            left = f"{max(0, free - found.total) / GIB:.2g} GiB are left for longer episodes"
+            self.console.print(f"[bold]Only {left}; to be safe, reduce {found.largest}.[/bold]")
 
 
 def give_back_freed_memory() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Union, get_args
+from typing import Union, get_args
 
 import lightning as L
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, Namespace
@@ -23,6 +23,7 @@ from ippo.recipes.filters import FilterName
 from ippo.recipes.help import DOES, name_each
 from ippo.recipes.named import spelt_out
 from ippo.recipes.presets import names, preset_files
+from ippo.recipes.products import Products
 from ippo.recipes.recipe import Recipe
 from ippo.rollout.sampling import Sampling
 from ippo.sft import SFTOptions
@@ -88,10 +89,10 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
     )
     parser.add_argument(
         "--float32_matmul_precision",
-        type=Literal["highest", "high", "medium"],
-        default="highest",
+        type=Products,
+        default="auto",
         help="torch's option of that name: high computes float32 products in TF32 on GPUs from Ampere on, scores "
-        "included, several times faster and with ten bits of mantissa.",
+        "included, several times faster and with ten bits of mantissa. auto: high where there is TF32, else highest.",
     )
     parser.add_argument(
         "--resume", action=ActionYesNo, default=False, help="Go on from the newest checkpoint of the run directory."

@@ -34,8 +34,9 @@ from ippo.recipes.assembly import (
 from ippo.recipes.filters import build_filter, build_monitor
 from ippo.recipes.hparams import hparams
 from ippo.recipes.judged import Baseline, Judged, tested
-from ippo.recipes.memory import longest_prompt, say_memory
+from ippo.recipes.memory import MeasuredMemory, longest_prompt, say_memory
 from ippo.recipes.parser import in_writing, parse, parser_of
+from ippo.recipes.products import SayProducts, float32_products
 from ippo.recipes.recipe import Recipe
 from ippo.recipes.report import print_export, print_report, print_scores, summarise
 from ippo.recipes.resume import changes, require_applicable, why_finished, without_doubles
@@ -89,16 +90,18 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
     """
     quiet()
     console.quiet = rank_zero_only.rank != 0  # type: ignore[attr-defined]
-    torch.set_float32_matmul_precision(options.float32_matmul_precision)
-    if options.float32_matmul_precision != "highest":
+    products = float32_products(options.float32_matmul_precision)
+    torch.set_float32_matmul_precision(products)
+    if products != "highest":
         console.print(
-            f"Float32 products: {options.float32_matmul_precision}, which on GPUs from Ampere on rounds them to TF32 "
-            "or coarser; what that does to the scores: benchmarks/gpu.py --sections tf32."
+            f"Float32 products: {products}, which on GPUs from Ampere on rounds them to TF32 or coarser; exact with "
+            "--float32_matmul_precision highest."
         )
     influence_filter = build_filter(options.filter)
     monitor = build_monitor(options.monitor, influence_filter)
     record, judged, dashboard = RunRecord(), Judged(options.evaluation.samples), Dashboard(hparams(config))
-    watching = [options.guard, EpisodeLogger(), Throughput(), record, judged, dashboard]
+    memory = MeasuredMemory(console)
+    watching = [options.guard, EpisodeLogger(), Throughput(), record, judged, dashboard, memory, SayProducts(console)]
     callbacks = [influence_filter, monitor, *watching, Begin(run, config)]
     trainer = build_trainer(options, run, callbacks)
     sharded, here = shards(trainer.strategy), holds_policy(trainer)
@@ -111,7 +114,7 @@ def make(options: Namespace, run: RunDirectory, recipe: Recipe, config: str, mov
     require_sound(options, policy, tokenizer, task)
     console.print(f"Run directory: {run.path}")
     ranks = trainer.world_size if sharded else 1
-    say_memory(options, policy, longest_prompt(tokenizer, task.train), console, ranks)
+    memory.estimated = say_memory(options, policy, longest_prompt(tokenizer, task.train), console, ranks)
 
     if sharded and options.sft.steps and not options.resume:
         console.print(

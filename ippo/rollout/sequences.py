@@ -89,17 +89,17 @@ class Sequences:
         axes = {field.name: field.metadata.get("axis", "") for field in dataclasses.fields(self)}
         return self._replace(lambda name, value: value[:, cut[axes[name]]] if axes[name] in cut else value)
 
-    def chunks(self: Self, size: int, tokens: int | None = None) -> list[Self]:
+    def chunks(self: Self, size: int, tokens: float | None = None) -> list[Self]:
         """Micro-batches, each trimmed; their rows are those of :meth:`places`."""
         return self.parts(size, tokens)[0]
 
-    def parts(self: Self, size: int, tokens: int | None = None) -> tuple[list[Self], Tensor]:
+    def parts(self: Self, size: int, tokens: float | None = None) -> tuple[list[Self], Tensor]:
         """The same, and [n] where each row is found among the micro-batches' results, put one after another."""
         places = self.places(size, tokens)
         order = torch.cat([torch.empty(0, dtype=torch.long), *places]).argsort()
         return [self.rows(index).trim() for index in places], order
 
-    def places(self, size: int, tokens: int | None = None) -> list[Tensor]:
+    def places(self, size: int, tokens: float | None = None) -> list[Tensor]:
         """Row numbers of each micro-batch: at most ``size`` rows as they come or, within a budget of ``tokens``, from
         the longest to the shortest."""
         if tokens is not None:
@@ -115,7 +115,7 @@ class Sequences:
         )
 
 
-def within_budget(prompts: Tensor, responses: Tensor, size: int, tokens: int) -> list[Tensor]:
+def within_budget(prompts: Tensor, responses: Tensor, size: int, tokens: float) -> list[Tensor]:
     """Rows of similar length together, as many as a budget of tokens, padding included, allows.
 
     Args:

@@ -32,6 +32,15 @@ def minds_left_padding(model: Any) -> bool:
     return _minds_left[model]
 
 
+def minds_no_mask(model: Any) -> bool:
+    """Whether tokens after a text change what a model makes of it, if nothing says that they are padding: encoders, and
+    models that take a missing mask for something else."""
+    text, mask = few_tokens(model)
+    longer = torch.cat([text, text[:, :_PADS]], 1)
+    with torch.autocast(text.device.type, enabled=False):
+        return differ(read(model, text, mask), read(model, longer, None)[:, :TOKENS])
+
+
 def require_causal(policy: Any) -> None:
     """Make sure that what a policy says of a token does not depend on what follows it, padding or not.
 
@@ -56,9 +65,9 @@ def few_tokens(model: Any) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def read(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+def read(model: Any, ids: Tensor, mask: Tensor | None) -> Tensor:
     """[2, t, ...] logits, or hidden states of a model without a head."""
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    positions = ((torch.ones_like(ids) if mask is None else mask).cumsum(1) - 1).clamp(min=0)
     with evaluation_mode(model):
         found = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
     return found.logits if hasattr(found, "logits") else found.last_hidden_state

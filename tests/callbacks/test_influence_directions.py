@@ -451,7 +451,7 @@ class TestLookahead:
         looks, recorder = Looks(), Recorder()
         make_trainer(keep_all(LookaheadScorer()), looks, recorder, precision="bf16-mixed").fit(make_module(), data)
         assert looks.looks[0].logprobs is None
-        assert recorder.curves[0]["ppo/mismatch"] == 0.0
+        assert recorder.curves[0]["ppo/mismatch"] < 1e-7  # other neighbours, other padding: rounded otherwise
 
     def test_with_an_entropy_bonus_it_compares_the_losses(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule

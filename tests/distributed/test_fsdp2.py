@@ -75,8 +75,8 @@ def shares(models: Any) -> float:
 
 
 LAYOUTS: dict[LayoutName, dict[str, Any]] = {
-    "separate": {"gradient_checkpointing": True},
-    "shared": {"value_gradient": True, "logits_at_a_time": 2000},
+    "separate": {"gradient_checkpointing": True, "padding": "right"},
+    "shared": {"value_gradient": True, "logits_at_a_time": 2000, "padding": "right"},
     "lora": {},
 }
 

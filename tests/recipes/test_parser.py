@@ -108,7 +108,9 @@ class TestFilter:
             chosen("--filter", "nonsense")
 
 
-def test_float32_products_are_exact_unless_asked_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_float32_products_are_exact_on_a_cpu_unless_asked_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = torch.get_float32_matmul_precision()
     words = [
         "--trainer.max_epochs=0",

@@ -84,7 +84,7 @@ class Scoring:
             return buffer, self.of_batches(chunks, number)
         if self.route.uses_jvps:
             return self._by_tokens(buffer, number)
-        budget = getattr(getattr(self.module, "ppo", None), "micro_batch_tokens", None)
+        budget = getattr(getattr(self.module, "ppo", None), "token_budget", None)
         batches: list[Any]
         batches, order = buffer.parts(self._batch_size, budget)
         if not batches and spread(self.policy):  # the other ranks cannot run without this one
@@ -103,7 +103,7 @@ class Scoring:
         objective, sequences = self.module.objective, look.sequences
         self.scorer.observe(self.policy, _learning_rate(self.module))
         along = self.direction.at(self.policy, number)
-        batches, order = sequences.parts(self._batch_size, objective.ppo.micro_batch_tokens)
+        batches, order = sequences.parts(self._batch_size, objective.ppo.token_budget)
         found = self.scorer.derivatives(self.policy, objective.logprobs, batches, along)
         width = sequences.response_ids.shape[1]
         logprobs, jvps = (functional.pad(values[order], (0, width - values.shape[1])) for values in found)

@@ -168,7 +168,7 @@ def test_the_recipe_takes_what_every_size_arm_and_verifier_says(name: str, tmp_p
         assert options.verifier.errs == (verifier != "honest")
         assert options.ppo.ptx_coef == (arm in (plan.PTX, plan.BOTH))
         assert (options.filter == "none") == (arm in (plan.PPO, plan.PTX))
-        assert options.ppo.learning_rate == {"card": 1e-4, "cpu": 3e-4}[name]  # the arms' own rates are others
+        assert options.ppo.learning_rate == 1e-4  # the arms' own rates are others
 
 
 def test_a_run_that_fails_is_told_with_what_it_said(

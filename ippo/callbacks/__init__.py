@@ -1,6 +1,7 @@
 """Lightning callbacks: everything that is added to plain PPO."""
 
 from ippo.callbacks.adaptive_kl import AdaptiveKL
+from ippo.callbacks.adaptive_ptx import AdaptivePtx
 from ippo.callbacks.answer_logger import AnswerLogger
 from ippo.callbacks.checkpoint import IterationCheckpoint
 from ippo.callbacks.dashboard import Dashboard
@@ -16,6 +17,7 @@ from ippo.callbacks.throughput import Throughput
 
 __all__ = [
     "AdaptiveKL",
+    "AdaptivePtx",
     "AnswerLogger",
     "Dashboard",
     "EpisodeLogger",

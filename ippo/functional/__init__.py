@@ -5,7 +5,7 @@ Axes are ``n`` episodes, ``t`` response tokens, ``v`` vocabulary; how they lie: 
 
 from ippo.functional.accuracy import difference_error, majority_vote, pass_at_k
 from ippo.functional.advantages import gae, group_relative, rloo, token_rewards, whiten
-from ippo.functional.agreement import opposing_share, rank_correlation, survival_by_reward
+from ippo.functional.agreement import agreement, opposing_share, rank_correlation, survival_by_reward
 from ippo.functional.change import binomial_evidence, cusum, with_odds
 from ippo.functional.divergence import KLEstimator, adapted_kl_coef, kl
 from ippo.functional.importance import engine_gaps, truncated_importance
@@ -21,7 +21,15 @@ from ippo.functional.losses import (
     value_loss,
 )
 from ippo.functional.modes import two_means
-from ippo.functional.schedule import rate_factor
+from ippo.functional.posterior import (
+    Part,
+    RewardErrors,
+    alignments,
+    estimate_reward_errors,
+    prompt_priors,
+    reward_posterior,
+)
+from ippo.functional.schedule import falling_factor, rate_factor
 from ippo.functional.selection import (
     keep_above_gap,
     keep_but_worst_negatives,
@@ -35,9 +43,13 @@ from ippo.functional.weights import effective_sample_size, largest_temper, propo
 
 __all__ = [
     "KLEstimator",
+    "Part",
     "Reduction",
+    "RewardErrors",
     "adapted_kl_coef",
     "aggregate",
+    "agreement",
+    "alignments",
     "binomial_evidence",
     "clip_fraction",
     "cusum",
@@ -45,6 +57,8 @@ __all__ = [
     "effective_sample_size",
     "engine_gaps",
     "entropy_loss",
+    "estimate_reward_errors",
+    "falling_factor",
     "gae",
     "group_relative",
     "keep_above_gap",
@@ -62,8 +76,10 @@ __all__ = [
     "pass_at_k",
     "policy_loss",
     "proportional_weights",
+    "prompt_priors",
     "rank_correlation",
     "rate_factor",
+    "reward_posterior",
     "rloo",
     "sft_loss",
     "survival_by_reward",

@@ -8,6 +8,36 @@ from torch import Tensor
 from ippo.functional.layout import check_axes
 
 
+def agreement(scores: Tensor) -> Tensor:
+    r"""How far a step on all episodes is a step on the gold solutions: 1 if every score is positive, -1 if none is.
+
+    .. math:: \frac{\sum_i s_i}{\sum_i |s_i|}
+
+    It has the sign of the cosine between the episodes' mean gradient and the gold direction, and needs no norm, which
+    would take another pass.
+
+    Args:
+        scores: [n], in any unit; those that are not finite do not count.
+
+    Returns:
+        A scalar in [-1, 1]; 0 where nothing has a score.
+
+    Raises:
+        ValueError: if ``scores`` is not [n].
+
+    Source:
+        No paper.
+
+    Example:
+        >>> agreement(torch.tensor([3.0, -1.0, 0.0]))  # 2 / 4
+        tensor(0.5000)
+    """
+    check_axes("n", scores=scores)
+    counted = scores[scores.isfinite()]
+    total = counted.abs().sum()
+    return (counted.sum() / total if total > 0 else total).float()
+
+
 def opposing_share(scores: Tensor, rewarded: Tensor) -> Tensor:
     """The share of the rewarded episodes whose score is negative: a step on them would raise the gold solutions' loss.
 

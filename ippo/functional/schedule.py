@@ -1,4 +1,4 @@
-"""How the learning rate goes, iteration by iteration."""
+"""How learning rates and factors of losses go, iteration by iteration."""
 
 from __future__ import annotations
 
@@ -28,3 +28,23 @@ def rate_factor(iteration: int, of: int, warmup: int, schedule: Literal["constan
     rising = (iteration + 1) / (warmup + 1)
     falling = 1.0 - 0.9 * iteration / of if schedule == "linear" and of > 0 else 1.0
     return min(rising, falling)
+
+
+def falling_factor(iteration: int, of: int, schedule: Literal["constant", "linear"]) -> float:
+    r"""What the factor of a loss is multiplied by in one iteration: 1, or for ``"linear"`` a fall towards nothing.
+
+    .. math:: 1 - \frac{i}{n}
+
+    Args:
+        iteration: i, from 0.
+        of: n, the iterations of the run; 0 or less where no end is known, and then nothing falls.
+        schedule: whether it falls.
+
+    Returns:
+        A factor in (0, 1].
+
+    Example:
+        >>> [falling_factor(iteration, of=4, schedule="linear") for iteration in range(4)]
+        [1.0, 0.75, 0.5, 0.25]
+    """
+    return 1.0 - iteration / of if schedule == "linear" and of > 0 else 1.0

@@ -22,6 +22,7 @@ from ippo.influence.keep import (
 from ippo.influence.keep_like_gold import LikeGold
 from ippo.influence.language import causal_lm_losses
 from ippo.influence.lookahead import LookaheadScorer
+from ippo.influence.posterior import LikelyRight, Posterior
 from ippo.influence.projection import RandomProjectionScorer, Sketches
 from ippo.influence.scorer import Scorer
 from ippo.influence.selection import Selection, select_episodes
@@ -38,10 +39,12 @@ __all__ = [
     "ExactScorer",
     "KeepRule",
     "LikeGold",
+    "LikelyRight",
     "LookaheadScorer",
     "Losses",
     "MaxVariance",
     "PositiveScore",
+    "Posterior",
     "Proportional",
     "RandomMatched",
     "RightAndRandom",

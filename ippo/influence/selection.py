@@ -92,7 +92,7 @@ def select_episodes(
     kept = usable.clone()
     kept[usable] = keep(scores[usable], rewards[usable], groups[usable])
     weights = torch.zeros_like(scores)
-    weights[kept] = weight(scores[kept])
+    weights[kept] = weight.of_kept(scores[usable], rewards[usable], groups[usable], kept[usable])
     if before is not None and judged is not None and bool(kept.any()):
         weights *= before
         weights *= before[judged].mean() / weights[kept].mean()

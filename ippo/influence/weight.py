@@ -12,11 +12,26 @@ from ippo.functional import largest_temper, proportional_weights
 
 
 class WeightRule(ABC):
-    """Weighs the kept episodes of the whole buffer, all ranks together."""
+    """Weighs the kept episodes of the whole buffer, all ranks together.
+
+    ``reads`` names what the rule needs beside scores.
+    """
+
+    reads: tuple[str, ...] = ()
 
     @abstractmethod
     def __call__(self, scores: Tensor) -> Tensor:
         """[n] weights with mean 1, for [n] scores of kept episodes."""
+
+    def of_kept(self, scores: Tensor, rewards: Tensor, groups: Tensor, kept: Tensor) -> Tensor:
+        """[k] weights with mean 1 of the kept ones of [n] episodes: what a rule overrides that looks at more than their
+        scores.
+
+        Args:
+            scores, rewards, groups: [n], as a keep rule takes them.
+            kept: [n] bool.
+        """
+        return self(scores[kept])
 
 
 class Proportional(WeightRule):

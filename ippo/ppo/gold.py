@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,18 +14,43 @@ from ippo.models.configuration import context_length
 from ippo.rollout.sequences import Sequences
 
 
-def gold_share(module: Any) -> Sequences:
-    """This rank's share of the gold solutions, on the module's device.
+def gold_share(module: Any, use: Literal["training", "direction"]) -> Sequences:
+    """This rank's share of the gold solutions that may be used so, on the module's device.
 
     Args:
         module: a :class:`ippo.PPOModule` in its trainer.
+        use: see :func:`gold_places`.
 
     Raises:
-        UsageError: if the trainer knows no gold solutions.
+        UsageError: if the trainer knows no gold solutions, or too few to be parted.
     """
     context = context_length(module.model.policy)
     gold = encode_demonstrations(module.tokenizer, prompt_data(module).gold, context, "gold", module.ends.closing)
-    return gold.rows(torch.arange(rank(), len(gold), world_size())).to(module.device)
+    places = gold_places(len(gold), module.ppo.ptx_share, use)
+    return gold.rows(torch.tensor(places[rank() :: world_size()], dtype=torch.long)).to(module.device)
+
+
+def gold_places(count: int, ptx_share: float, use: Literal["training", "direction"]) -> range:
+    """Which of the gold solutions are trained on, and which make the direction: all for both, or the first for the one
+    and the others for the other, the same throughout a run.
+
+    Args:
+        count: of gold solutions.
+        ptx_share: the share to train on.
+        use: what for.
+
+    Raises:
+        UsageError: if one of the two is left without any.
+
+    Example:
+        >>> gold_places(6, 0.5, "training"), gold_places(6, 0.5, "direction"), gold_places(6, 1.0, "direction")
+        (range(0, 3), range(3, 6), range(0, 6))
+    """
+    if ptx_share == 1:
+        return range(count)
+    cut = round(ptx_share * count)
+    require(0 < cut < count, "ppo.ptx_share", ptx_share, f"of {count} gold solutions one part is empty: give more")
+    return range(cut) if use == "training" else range(cut, count)
 
 
 def gold_problems(module: Any) -> Columns:
@@ -38,7 +63,9 @@ def gold_problems(module: Any) -> Columns:
         UsageError: if there is not one for each rank.
     """
     data = prompt_data(module)
-    rows = list(data.gold)[: data.options.prompts_per_iteration]
+    gold = list(data.gold)
+    places = gold_places(len(gold), module.ppo.ptx_share, "direction")
+    rows = [gold[place] for place in places[: data.options.prompts_per_iteration]]
     require(len(rows) >= world_size(), "task.gold", len(rows), f"give each of the {world_size()} ranks a problem")
     return columns(rows[rank() :: world_size()])
 

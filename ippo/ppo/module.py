@@ -21,7 +21,7 @@ from ippo.data.task import Check, Columns
 from ippo.distributed import as_many_on_all_ranks, no_sync, rank, seed_each_rank, total, total_of, totals, world_size
 from ippo.errors import OwnAttributeErrors
 from ippo.events import emit
-from ippo.functional import value_loss
+from ippo.functional import falling_factor, value_loss
 from ippo.influence import ValidationDirection
 from ippo.influence.sharding import at_rest
 from ippo.models import ActorCritic
@@ -202,6 +202,8 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
                 else:
                     emit(self.trainer, self, "on_step_skipped", minibatch)
         self.log_dict(update_curves(totals(sums, self.device), totals(first, self.device)))
+        if self.ppo.ptx_coef:
+            self.log("ppo/ptx_coef", self.ptx_coef)
 
     def policy_losses(self, policy: nn.Module, episodes: Episodes) -> Tensor:
         """[n] PPO loss of each episode, before its weight; what the influence filter scores."""
@@ -234,9 +236,15 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
             chunks = rows.chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
             for place, micro in enumerate(as_many_calls(self.model.policy, chunks, self.device)):
                 loss = demonstration_loss(self.model.policy, micro).sum() * (place < len(chunks))
-                self.manual_backward(self.ppo.ptx_coef * loss / len(rows))
+                self.manual_backward(self.ptx_coef * loss / len(rows))
                 sums["ptx_loss"] += float(loss.detach())
         sums["ptx_rows"] += len(rows)
+
+    @property
+    def ptx_coef(self) -> float:
+        """The factor of the gold solutions' loss in the present iteration."""
+        falls = falling_factor(self.current_epoch, self.trainer.max_epochs or 0, self.ppo.ptx_schedule)
+        return self.ppo.ptx_coef * falls
 
     def _on_all_ranks(self, parts: list[Episodes], buffer: Episodes) -> list[Episodes]:
         """The parts of a buffer, filled up with weightless ones where another rank has more."""
@@ -307,7 +315,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
 
     def validation_direction(self) -> ValidationDirection:
         """The direction of I-PPO: the gradient of the mean SFT loss on the data module's gold solutions."""
-        chunks = gold_share(self).chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
+        chunks = gold_share(self, "direction").chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
         return ValidationDirection(chunks, demonstration_loss)
 
     def validation_rollout(self) -> list[Episodes]:
@@ -338,7 +346,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         require_before_training(self)
         seed_each_rank()  # each rank draws its own responses
         if self.ppo.ptx_coef:
-            self._gold = gold_share(self)
+            self._gold = gold_share(self, "training")
 
     def on_train_start(self) -> None:
         take_up_rates(self.optimizers().optimizer, self.lr_schedulers(), self.ppo)  # type: ignore[union-attr]

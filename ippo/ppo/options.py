@@ -47,6 +47,9 @@ class PPOOptions:
         ptx_coef: factor of the gold solutions' SFT loss in every optimizer step (PPO-ptx, Ouyang et al. 2022,
             arXiv 2203.02155, equation 2, where the mixed-in texts are of the pretraining); 0 leaves it out.
         ptx_batch_size: gold solutions drawn for it, on each rank.
+        ptx_schedule: ``"constant"``, or ``"linear"`` from ``ptx_coef`` towards nothing at ``trainer.max_epochs``.
+        ptx_share: the share of the gold solutions that it draws from. Below 1 the others alone make the direction that
+            the filter scores along, so that no gold solution is both fitted and judged by.
     """
 
     samples_per_prompt: int = 8
@@ -79,6 +82,8 @@ class PPOOptions:
     importance_cap: float = 2.0
     ptx_coef: float = 0.0
     ptx_batch_size: int = 32
+    ptx_schedule: Literal["constant", "linear"] = "constant"
+    ptx_share: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("samples_per_prompt", "inner_epochs", "minibatch_size", "micro_batch_size", "ptx_batch_size"):
@@ -92,6 +97,9 @@ class PPOOptions:
             require(getattr(self, name) >= 0, f"ppo.{name}", getattr(self, name), "use 0 or more")
         for name in ("gamma", "lam"):
             require(0 <= getattr(self, name) <= 1, f"ppo.{name}", getattr(self, name), "use a number between 0 and 1")
+        require(0 < self.ptx_share <= 1, "ppo.ptx_share", self.ptx_share, "use a share above 0, at most 1")
+        parted = self.ptx_share == 1 or self.ptx_coef > 0
+        require(parted, "ppo.ptx_share", self.ptx_share, "it parts what ppo.ptx_coef trains on: set that above 0")
         require(
             self.dual_clip is None or self.dual_clip > 1,
             "ppo.dual_clip",

@@ -80,7 +80,7 @@ def require_before_training(module: Any) -> None:
         require_fit(module.tokenizer, task, context_length(policy), module.sampling.max_new_tokens)
     if module.ppo.ptx_coef:
         remedy = f"ppo.ptx_coef draws from it: give each of the {world_size()} ranks a solution"
-        require(len(gold_share(module)) > 0, "task.gold", "too few", remedy)
+        require(len(gold_share(module, "training")) > 0, "task.gold", "too few", remedy)
 
 
 def require_precision(precision: str | int | None, groups: Mapping[str, Sequence[Tensor]]) -> None:

@@ -73,5 +73,5 @@ class UnfinishedWarning:
         if share > MANY and not self._told:
             self._told = True
             gold = getattr(getattr(module.trainer, "datamodule", None), "gold", None)
-            longest = int(gold_share(module).lengths.max()) if gold else None
+            longest = int(gold_share(module, "direction").lengths.max()) if gold else None
             rank_zero_warn(complaint(share, module.sampling.max_new_tokens, module.ppo.unfinished_reward, longest))

@@ -31,6 +31,7 @@ _AS_IT_BEGAN = (
     "models.dtype",
     "models.value_gradient",
     "sft",
+    "ppo.ptx_share",
 )
 """What a run was made of. Everything else is read anew, and so holds from here on."""
 

@@ -175,7 +175,7 @@ def test_every_arm_trains(name: str, tmp_path: Path) -> None:
     place = f"--trainer.default_root_dir={tmp_path / name}"
     assert recipe([*cell.arguments, *SMALL, "--trainer.max_epochs=1", "--ppo.samples_per_prompt=4", place]) == 0
     iteration = json.loads((tmp_path / name / "summary.json").read_text())["iterations"][0]
-    filtered = name not in ("ppo", "ppo_kl", "ppo_ptx", "sft_gold", "grpo", "rloo")
+    filtered = name not in ("ppo", "ppo_kl", "ppo_ptx", "ppo_ptx_linear", "sft_gold", "grpo", "rloo")
     assert (iteration["seconds"]["scoring"] > 0) == filtered
     if name == "pods":
         assert iteration["kept_fraction"] == 0.5

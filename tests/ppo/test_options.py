@@ -28,6 +28,8 @@ def test_defaults_hold() -> None:
         ({"kl_coef": -0.1}, r"ppo\.kl_coef = -0\.1"),
         ({"ptx_coef": -1.0}, r"ppo\.ptx_coef = -1\.0: use 0 or more"),
         ({"ptx_batch_size": 0}, r"ppo\.ptx_batch_size = 0"),
+        ({"ptx_coef": 1.0, "ptx_share": 0.0}, r"ppo\.ptx_share = 0\.0: use a share above 0, at most 1"),
+        ({"ptx_share": 0.5}, r"ppo\.ptx_share = 0\.5: it parts what ppo\.ptx_coef trains on"),
         ({"gamma": 1.1}, r"ppo\.gamma = 1\.1: use a number between 0 and 1"),
         ({"lam": -0.1}, r"ppo\.lam = -0\.1"),
         ({"dual_clip": 1.0}, r"ppo\.dual_clip = 1\.0: use a number above 1, or null"),

@@ -110,6 +110,7 @@ class TestAnOptionThatIsChangedOnTheWay:
                 "ppo.advantage = 'rloo'",
                 "one has a critic",
             ),
+            (["--ppo.ptx_coef=1", "--ppo.ptx_share=0.5"], "ppo.ptx_share = 0.5", "began with 1.0"),
             (["--trainer.callbacks=LearningRateMonitor"], "trainer.callbacks", "the run's own come first"),
         ],
     )

@@ -21,12 +21,12 @@ def select_together(
 
     Args:
         scores: [n] of this rank's rows.
-        batch: the rows, whose ``rewards`` or ``groups`` go to a keep rule that reads them.
+        batch: the rows, whose ``rewards`` or ``groups`` go to the rules that read them.
         keep, weight: the rules.
         before: [n] the weights that the rows come with; None for 1 each.
 
     Raises:
-        UsageError: if the keep rule reads what the rows do not have.
+        UsageError: if a rule reads what the rows do not have.
 
     Example:
         >>> from ippo.influence import PositiveScore, Uniform
@@ -35,10 +35,10 @@ def select_together(
         (tensor([ True, False]), slice(0, 2, None))
     """
     columns = {"rewards": torch.zeros_like(scores), "groups": torch.arange(len(scores), device=scores.device)}
-    for name in [one for one in columns if one in keep.reads]:
-        values = column(batch, name)
-        rule = type(keep).__name__
-        require(values is not None, "keep", rule, f"it reads {name}, but what it judges has no entry of that name")
+    readers = [(option, rule, name) for option, rule in (("keep", keep), ("weight", weight)) for name in rule.reads]
+    for option, rule, name in [one for one in readers if one[2] in columns]:
+        values, found = column(batch, name), type(rule).__name__
+        require(values is not None, option, found, f"it reads {name}, but what it judges has no entry of that name")
         columns[name] = torch.as_tensor(values, device=scores.device)
     before = None if before is None else gather(before.to(scores))[0]
     rewards, groups = gather(columns["rewards"])[0], gather(columns["groups"])[0]

@@ -55,6 +55,8 @@ _SHOWN_BY_ALL = {
     "ppo/update_tokens": (
         "Response tokens that an update learned from, once each pass. What the filter drops saves them."
     ),
+    "ppo/ptx_agreement": "Sum of the scores over that of their sizes: 1 when rewards pull as the gold solutions do.",
+    "ppo/ptx_coef": "Factor of the gold solutions' loss (ppo.ptx_coef, ppo.ptx_schedule, AdaptivePtx).",
     "ppo/ptx_loss": "SFT loss of the gold solutions that are mixed in (ppo.ptx_coef).",
     "ppo/engine_gap": (
         "Mean difference of log-probabilities between engine and policy, in nats a token: 1e-6 in float32, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -146,6 +147,8 @@ def _inside_package(name: str) -> Path:
 
 
 def _gguf(path: Path) -> dict[str, Any]:
+    remedy = "transformers finds the package that reads it in Python 3.11 and later: use one of those"
+    require(sys.version_info >= (3, 11), "policy", str(path), remedy)
     reader = importlib.util.find_spec("gguf")
     require(reader is not None, "policy", str(path), "reading it takes a package: pip install gguf")
     return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}

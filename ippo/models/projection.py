@@ -76,12 +76,6 @@ def projected_logprobs(head: nn.Linear, states: Tensor, ids: Tensor, temperature
 
     Returns:
         [n, t], in nats.
-
-    Example:
-        >>> head = nn.Linear(1, 3, bias=False)
-        >>> head.weight.data = torch.tensor([[1.0], [3.0], [4.0]]).log()
-        >>> projected_logprobs(head, torch.ones(1, 1, 1), torch.tensor([[1]]), 1.0, 3).exp()  # 3 / (1 + 3 + 4)
-        tensor([[0.3750]], grad_fn=<ExpBackward0>)
     """
     rows = max(1, numbers // head.out_features)
     losses = F.linear_cross_entropy(

@@ -82,7 +82,10 @@ def of_logits(
         states = states.contiguous()  # else a frozen projection multiplies episode by episode
         return function(head_alone(policy, with_states(answer, states), ids), ids)
 
-    run = partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False) if torch.is_grad_enabled() else part
+    # Forward mode keeps no graph, and before torch 2.13 it does not pass through a checkpoint.
+    graph = states.requires_grad or any(parameter.requires_grad for parameter in policy.parameters())
+    again = graph and torch.is_grad_enabled()
+    run = partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False) if again else part
     steps = max(1, most // numbers_a_step)
     with set_checkpoint_early_stop(not in_parts(policy)):  # FSDP must see the end of each call
         return torch.cat([run(*each) for each in zip(states.split(steps, 1), ids.split(steps, 1), strict=True)], dim=-1)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,7 @@ class TestRefusals:
 
 
 @pytest.mark.skipif(find_spec("gguf") is None, reason="the extra ippo[gguf] is not installed")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="transformers does not find gguf in Python 3.10")
 class TestGguf:
     @pytest.fixture
     def file(self, tmp_path: Path) -> Path:

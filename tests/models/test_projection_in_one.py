@@ -25,7 +25,7 @@ from ippo.influence import ExactScorer
 from ippo.models import response_logprobs
 from ippo.models.adapters import LoraOptions, with_adapter
 from ippo.models.layouts import ModelOptions, prepare
-from ippo.models.projection import one_backward
+from ippo.models.projection import one_backward, projected_logprobs
 from ippo.rollout.episodes import Episodes
 
 pytestmark = pytest.mark.skipif(
@@ -99,6 +99,14 @@ def test_adapters_learn_the_same_below_a_frozen_head(rollout: Episodes, calls: C
     assert all("lora" in name for name in found)
     for name, gradient in pieces.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-5 * float(gradient.abs().max()) + 1e-9)
+
+
+def test_log_probabilities_are_those_of_a_hand_worked_head() -> None:
+    """Logits log 1, log 3 and log 4: the second token has 3 / (1 + 3 + 4)."""
+    head = nn.Linear(1, 3, bias=False)
+    head.weight.data = torch.tensor([[1.0], [3.0], [4.0]]).log()
+    found = projected_logprobs(head, torch.ones(1, 1, 1), torch.tensor([[1]]), 1.0, 3)
+    torch.testing.assert_close(found.exp(), torch.tensor([[0.375]]))
 
 
 @pytest.mark.parametrize("way", ["ghost", "jvp"])

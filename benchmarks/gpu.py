@@ -13,6 +13,7 @@ What is compared runs in turn within the section; figures are medians of ``--rep
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 import platform
@@ -20,8 +21,8 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,27 @@ import torch
 import transformers
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from ippo import Episodes, PPOModule, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback, Throughput
 from ippo.callbacks.throughput import update_flops
 from ippo.data import Task, columns
+from ippo.data.prompts import PromptOptions
+from ippo.functional.agreement import flipped
 from ippo.functional.throughput import peak_flops
 from ippo.influence import ExactScorer
 from ippo.influence.parameters import trainable
 from ippo.models import LoraOptions, build_models, response_logprobs
 from ippo.models.attention import without_cudnn_attention
+from ippo.models.layouts import compile_layers
 from ippo.models.projection import one_backward
 from ippo.modes import evaluation_mode
 from ippo.ppo.options import PPOOptions
@@ -211,10 +222,7 @@ def check(completions: list[str], **_: Any) -> dict[str, list[Any]]:
 def rollout(bench: Bench) -> list[Row]:
     """Seconds and tokens a second of each engine; the first call compiles."""
     sampling, policy = bench.module.sampling, bench.module.model.policy
-    engines: dict[str, RolloutEngine] = {
-        "hf": HFGenerate(bench.tokenizer),
-        "compiled": CompiledGenerate(bench.tokenizer),
-    }
+    engines: dict[str, RolloutEngine] = {name: kind(bench.tokenizer) for name, kind in ENGINES.items()}
 
     tokens: dict[str, int] = {}
 
@@ -234,13 +242,13 @@ def rollout(bench: Bench) -> list[Row]:
     return rows
 
 
-def forward_backward(bench: Bench, episodes: Episodes) -> Callable[[], object]:
-    """Of all episodes once, policy and critic."""
-    module, ppo = bench.module, bench.module.ppo
+def forward_backward(bench: Bench, batches: list[Episodes]) -> Callable[[], object]:
+    """Of all micro-batches once, policy and critic."""
+    module = bench.module
 
     def work() -> object:
         sums: dict[str, float] = dict.fromkeys(SUMS, 0.0)
-        for micro in episodes.chunks(ppo.micro_batch_size, ppo.micro_batch_tokens):
+        for micro in batches:
             with bench.autocast():
                 loss = module.loss(micro, sums)
             loss.backward()
@@ -254,23 +262,88 @@ SUMS = ("policy_loss", "value_loss", "clip_fraction", "policy_step", "episodes",
 
 
 def update(bench: Bench) -> list[Row]:
-    """Forward and backward of all episodes once, without the optimizer's steps."""
-    episodes = bench.rollout()
-    with bench.peak() as peak:
-        first, later = bench.seconds(once=forward_backward(bench, episodes))["once"]
+    """Forward and backward of all episodes once, without the optimizer's steps; then with each layer compiled."""
+    episodes, ppo = bench.rollout(), bench.module.ppo
     prompts, responses = int(episodes.prompt_mask.sum()), int(episodes.response_mask.sum())
     name = torch.cuda.get_device_name() if bench.device.type == "cuda" else ""
-    flops, most = update_flops(bench.module.model, prompts, responses) / later, peak_flops(name)
-    row = {"first, s": first, "then, s": later, "tokens/s": (prompts + responses) / later, "TFLOP/s": flops / 1e12}
-    return [{**row, "of the peak": flops / most if most else None, "peak, GiB": peak.get("gib")}]
+    most = peak_flops(name)
+    batches = episodes.chunks(ppo.micro_batch_size, ppo.token_budget)
+    rows = []
+    for way in ("as they are", "compiled"):
+        with layers_compiled(bench) if way == "compiled" else nullcontext(), bench.peak() as peak:
+            first, later = bench.seconds(once=forward_backward(bench, batches))["once"]
+        flops = update_flops(bench.module.model, prompts, responses) / later
+        row = {"layers": way, "first, s": first, "then, s": later, "tokens/s": (prompts + responses) / later}
+        row |= {"TFLOP/s": flops / 1e12, "of the peak": flops / most if most else None, "peak, GiB": peak.get("gib")}
+        rows.append(row)
+    return rows
+
+
+@contextmanager
+def layers_compiled(bench: Bench) -> Iterator[None]:
+    """By inductor on a GPU; on a CPU, where that takes minutes, only traced."""
+    models: Any = bench.module.model
+    compile_layers(models, backend="inductor" if bench.device.type == "cuda" else "eager")
+    try:
+        yield
+    finally:
+        for part in models.modules():
+            part._compiled_call_impl = None
+
+
+def padding(bench: Bench) -> list[Row]:
+    """Forward and backward of episodes of many lengths: as they come or of like length together, padded on both sides
+    with a mask or with each text first and none."""
+    episodes, ppo = ragged(bench.rollout()), bench.module.ppo
+    parts: list[Any] = [one for one in bench.module.model.modules() if isinstance(one, PreTrainedModel)]  # type: ignore[attr-defined]
+    before = [getattr(part, "padding", "auto") for part in parts]
+    size = max(1, ppo.micro_batch_tokens // (bench.shape.prompt + bench.shape.response))  # type: ignore[operator]
+    batches = {"as they come": episodes.chunks(size), "of like length": episodes.chunks(256, ppo.micro_batch_tokens)}
+    ways = {f"{order}, {side}": (order, side) for order in batches for side in ("both", "right")}
+    looks: dict[str, int] = {}
+
+    def work(way: str) -> None:
+        order, side = ways[way]
+        for part in parts:
+            part.padding = side
+        embeddings, counts = bench.module.model.policy.get_input_embeddings(), []
+        handle = embeddings.register_forward_hook(lambda module, args, output: counts.append(args[0].numel()))
+        forward_backward(bench, batches[order])()
+        handle.remove()
+        looks[way] = sum(counts)
+
+    found = bench.seconds(**{way: partial(work, way) for way in ways})
+    for part, own in zip(parts, before, strict=True):
+        part.padding = own
+    real = int(episodes.attention_mask.sum())
+    return [
+        {"episodes, padding": way, "tokens computed, of the real ones": looks[way] / real, "then, s": later}
+        for way, (_, later) in found.items()
+    ]
+
+
+def ragged(episodes: Episodes) -> Episodes:
+    """The same with prompts and responses of a quarter of their length and up, drawn at random."""
+    generator = torch.Generator().manual_seed(0)
+    masks = {}
+    for name in ("prompt_mask", "response_mask"):
+        mask = getattr(episodes, name)
+        width = mask.shape[1]
+        lengths = torch.randint(max(1, width // 4), width + 1, (len(mask), 1), generator=generator).to(mask.device)
+        columns = torch.arange(width, device=mask.device)
+        inside = columns < lengths if name == "response_mask" else columns >= width - lengths
+        masks[name] = mask & inside
+    return replace(episodes, **masks)
 
 
 def scoring(bench: Bench) -> list[Row]:
-    """Scores against one forward and backward of the policy's losses, in turn."""
+    """Scores in float32 and in bfloat16 against one forward and backward of the policy's losses, in turn; signs that
+    bfloat16 changes."""
     episodes, module = bench.rollout(), bench.module
     policy, ppo = module.scored_module, module.ppo
-    batches = episodes.chunks(ppo.micro_batch_size, ppo.micro_batch_tokens)
+    batches = episodes.chunks(ppo.micro_batch_size, ppo.token_budget)
     direction = {name: torch.randn_like(one) for name, one in trainable(policy).items()}
+    scores: dict[str, torch.Tensor] = {}
 
     def plain() -> None:
         for batch in batches:
@@ -279,29 +352,38 @@ def scoring(bench: Bench) -> list[Row]:
             losses.sum().backward()
         module.zero_grad()
 
-    def scored(scorer: ExactScorer) -> Callable[[], object]:
-        def work() -> object:
+    def scored(name: str, scorer: ExactScorer) -> Callable[[], object]:
+        def work() -> None:
             with bench.autocast():
-                return scorer.score(policy, module.policy_losses, batches, direction)
+                scores[name] = scorer.score(policy, module.policy_losses, batches, direction)
 
         return work
 
-    works = {
-        "forward and backward": plain,
-        "all parameters, hooks": scored(ExactScorer("ghost")),
-        "last block, hooks": scored(ExactScorer("ghost", parameters=1)),
-    }
+    ways: dict[str, Any] = {"all parameters": {}, "last block": {"parameters": 1}}
+    halves = {}
+    works = {"forward and backward": plain}
+    for name, options in ways.items():
+        halves[name] = ExactScorer("ghost", precision="bfloat16", **options)
+        works[name] = scored(name, ExactScorer("ghost", **options))
+        works[f"{name}, bfloat16"] = scored(f"{name}, bfloat16", halves[name])
     found = bench.seconds(**works)
     base = found["forward and backward"][1]
-    return [
-        {"what": name, "then, s": later, "of forward and backward": later / base} for name, (_, later) in found.items()
-    ]
+    rows = []
+    for name, (_, later) in found.items():
+        row: Row = {"scores by hooks": name, "then, s": later, "of forward and backward": later / base, "signs": None}
+        if name.endswith("bfloat16"):
+            row["signs"] = flipped(scores[name.removesuffix(", bfloat16")], scores[name])
+            row["scores by hooks"] += (
+                " (refused: float32)" if halves[name.removesuffix(", bfloat16")].state_dict()["refused"] else ""
+            )
+        rows.append(row)
+    return rows
 
 
 def tf32(bench: Bench) -> list[Row]:
     """Float32 scores with and without TF32: seconds, the largest error of a score, and signs that differ."""
     episodes, module = bench.rollout(), bench.module
-    batches = episodes.chunks(module.ppo.micro_batch_size, module.ppo.micro_batch_tokens)
+    batches = episodes.chunks(module.ppo.micro_batch_size, module.ppo.token_budget)
     direction = {name: torch.randn_like(one) for name, one in trainable(module.scored_module).items()}
     scorer, kept, scores, rows = ExactScorer("ghost"), torch.get_float32_matmul_precision(), {}, []
     for precision in ("highest", "high"):
@@ -319,41 +401,92 @@ def tf32(bench: Bench) -> list[Row]:
 
 
 def iteration(bench: Bench) -> list[Row]:
-    """Whole iterations by phase, plain and with the default filter; the first is not counted."""
+    """Whole iterations by phase, plain and with the default filter; medians without the first."""
     rows = []
     for name in ("plain", "default filter"):
-        for engine in ("hf", "compiled"):
-            bench.module.engine = {"hf": HFGenerate, "compiled": CompiledGenerate}[engine](bench.tokenizer)
-            phases: list[dict[str, float]] = []
-
-            class Keep(L.Callback):
-                def on_train_batch_end(self, trainer: L.Trainer, *_: Any, phases: Any = phases) -> None:
-                    named = trainer.callback_metrics.items()
-                    phases.append({key: float(value) for key, value in named if key.startswith("time/")})
-
-            speed = Throughput()
+        for engine in ENGINES:
+            bench.module.engine = ENGINES[engine](bench.tokenizer)
             filters = [InfluenceFilterCallback(min_survival=0.0)] if name != "plain" else []
-            trainer = L.Trainer(
-                max_epochs=1 + bench.repeats,
-                accelerator="gpu" if bench.device.type == "cuda" else "cpu",
-                devices=1,
-                precision="bf16-mixed" if bench.device.type == "cuda" else "32-true",
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                limit_val_batches=0,
-                num_sanity_val_steps=0,
-                callbacks=[*filters, speed, Keep()],
-            )
             with bench.peak() as peak:
-                trainer.fit(bench.module, PromptDataModule(bench.task))
-            bench.module.to(bench.device)
-            middle = {key: statistics.median(one.get(key, 0.0) for one in phases[1:]) for key in phases[-1]}
-            middle |= {"time/iteration": speed.last["time/iteration"]}
+                middle = fit(bench, bench.module, *filters)
             names = ("rollout", "score", "update", "iteration")
             seconds = {f"{phase}, s": middle.get(f"time/{phase}") for phase in names}
-            rows.append({"filter": name, "engine": engine, **seconds, "peak, GiB": peak.get("gib")})
+            share = middle.get("time/peak_share")
+            rows.append(
+                {
+                    "filter": name,
+                    "engine": engine,
+                    **seconds,
+                    "update, of the peak": share,
+                    "peak, GiB": peak.get("gib"),
+                }
+            )
+    return rows
+
+
+ENGINES: dict[str, Any] = {"hf": HFGenerate, "compiled": CompiledGenerate}
+
+
+def fit(bench: Bench, module: PPOModule, *callbacks: L.Callback) -> dict[str, float]:
+    """Medians of ``time/*`` over the iterations of a training, but for the first."""
+    phases: list[dict[str, float]] = []
+    speed = Throughput()
+
+    class Keep(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            named = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("time/")}
+            phases.append({**named, **speed.last})
+
+    trainer = L.Trainer(
+        max_epochs=1 + bench.repeats,
+        accelerator="gpu" if bench.device.type == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if bench.device.type == "cuda" else "32-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        callbacks=[*callbacks, speed, Keep()],
+    )
+    trainer.fit(module, PromptDataModule(bench.task, PromptOptions(prompts_per_iteration=bench.shape.episodes // 4)))
+    module.to(bench.device)
+    return {key: statistics.median(one.get(key, 0.0) for one in phases[1:]) for key in phases[-1]}
+
+
+def trl(bench: Bench) -> list[Row]:
+    """Whole iterations of group-relative PPO without a reference, against TRL's GRPO trainer with its default
+    generation: the same model, episodes, passes and optimizer steps."""
+    if bench.shape.layout == "lora":
+        return []
+    import trl as peer
+    from peers.trl_grpo import grpo_seconds
+
+    shape, base = bench.shape, bench.module.model.policy
+    minibatch = bench.module.ppo.minibatch_size
+    fitting = shape.micro // (shape.prompt + shape.response)
+    micro = max(size for size in range(1, minibatch + 1) if minibatch % size == 0 and size <= fitting)
+    theirs = grpo_seconds(
+        copy.deepcopy(base),
+        bench.tokenizer,
+        [row["prompt"] for row in bench.task.train[: shape.episodes // 4]],
+        reward,
+        shape.response,
+        minibatch,
+        micro,
+        bench.repeats,
+        bench.device.type,
+    )
+    baseline = statistics.median(theirs)
+    rows: list[Row] = [{"trainer": f"TRL {peer.__version__}, GRPO", "an iteration, s": baseline, "TRL's, of it": 1.0}]
+    options = replace(bench.module.ppo, advantage="group_relative", value_coef=0.0, kl_coef=0.0)
+    for engine, kind in ENGINES.items():
+        models = build_models("separate", copy.deepcopy(base), critic=False, reference=False)
+        module = PPOModule(models, bench.tokenizer, reward, check, options, bench.module.sampling)
+        module.engine = kind(bench.tokenizer)
+        seconds = fit(bench, module.to(bench.device))["time/iteration"]
+        rows.append({"trainer": f"here, {engine}", "an iteration, s": seconds, "TRL's, of it": baseline / seconds})
     return rows
 
 
@@ -364,7 +497,8 @@ def memory(bench: Bench) -> list[Row]:
         episodes = bench.rollout()
     rows.append({"phase": "rollout", "peak, GiB": peak.get("gib")})
     with bench.peak() as peak:
-        forward_backward(bench, episodes)()
+        ppo = bench.module.ppo
+        forward_backward(bench, episodes.chunks(ppo.micro_batch_size, ppo.token_budget))()
     rows.append({"phase": "forward and backward", "peak, GiB": peak.get("gib")})
     return rows
 
@@ -418,12 +552,14 @@ def projection(bench: Bench) -> list[Row]:
 SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
     "rollout": rollout,
     "update": update,
+    "padding": padding,
     "scoring": scoring,
     "memory": memory,
     "iteration": iteration,
     "tf32": tf32,
     "projection": projection,
     "lora": lora,
+    "trl": trl,
 }
 
 
@@ -483,7 +619,7 @@ def main() -> None:
                     rows, failed = [], f"{type(error).__name__}: {str(error)[:200]}"
                 results.append({"shape": shape, "section": section, "rows": rows, "failed": failed})
                 title = f"**{shape}, {section}**: {(SECTIONS[section].__doc__ or '').strip()}"
-                body = table(rows) if rows else [failed or "Nothing to measure: no adapters."]
+                body = table(rows) if rows else [failed or "Nothing to measure with this layout."]
                 lines += ["", title, "", *body]
             (a.out / "gpu.md").write_text("\n".join(lines) + "\n")
             (a.out / "gpu.json").write_text(json.dumps({"device": name, "results": results}, indent=1))

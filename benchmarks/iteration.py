@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import lightning as L
 import torch
@@ -31,13 +32,31 @@ from ippo import PPOModule, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback
 from ippo.data import EmbeddedOptions, Task, columns, embedded_task
 from ippo.influence import ExactScorer
-from ippo.models import SeparateModels, tiny_llama, train_tokenizer
+from ippo.models import ModelOptions, SeparateModels, build_models, tiny_llama, train_tokenizer
 from ippo.ppo.options import EvaluationOptions, PPOOptions
 from ippo.recipes.screen import quiet
+from ippo.rollout.end_tokens import EndTokens
+from ippo.rollout.engines.compiled import CompiledGenerate
+from ippo.rollout.engines.hf import HFGenerate
 from ippo.rollout.sampling import Sampling
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT, RESPONSE, VOCABULARY, EPISODES = 10, 34, 384, 256
+
+
+class FullLength:
+    """Before an engine: no token of its policy ends a response."""
+
+    def generate(self, *args: Any) -> Any:
+        past = EndTokens((VOCABULARY,), closing=VOCABULARY)
+        with patch("ippo.rollout.engines.hf.end_tokens", lambda *_: past):
+            return super().generate(*args)  # type: ignore[misc]
+
+
+class FullHF(FullLength, HFGenerate): ...
+
+
+class FullCompiled(FullLength, CompiledGenerate): ...
 
 
 class Clock(L.Callback):
@@ -74,14 +93,16 @@ def fit(module: PPOModule, task: Task, iterations: int, *callbacks: L.Callback) 
     return clock
 
 
-def fixed_length_module() -> tuple[PPOModule, Task]:
-    """The peer's model and sizes. Every response has exactly 34 tokens, because EOS lies past the vocabulary."""
-    words = {f"t{i}": i for i in range(VOCABULARY)} | {"<pad>": VOCABULARY, "<eos>": VOCABULARY + 1}
+def fixed_length_module(compiled: bool = False) -> tuple[PPOModule, Task]:
+    """The peer's model and sizes. Every response has exactly 34 tokens: nothing ends it.
+
+    Args:
+        compiled: whether each layer is a compiled program in updates, and decoding steps are.
+    """
+    words = {f"t{i}": i for i in range(VOCABULARY - 1)} | {"<eos>": VOCABULARY - 1}
     inner = Tokenizer(WordLevel(words, unk_token="<eos>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", padding_side="left"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="t0", eos_token="<eos>", padding_side="left")
     policy = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
@@ -98,7 +119,7 @@ def fixed_length_module() -> tuple[PPOModule, Task]:
         )
     )
     rng = random.Random(0)
-    texts = {" ".join(f"t{rng.randrange(VOCABULARY)}" for _ in range(PROMPT)) for _ in range(4 * EPISODES + 3)}
+    texts = {" ".join(f"t{rng.randrange(VOCABULARY - 1)}" for _ in range(PROMPT)) for _ in range(4 * EPISODES + 3)}
     rows = [{"prompt": text, "solution": text, "answer": "0"} for text in sorted(texts)]
 
     def check(completions: list[str], **_: Any) -> dict[str, list[Any]]:
@@ -111,7 +132,9 @@ def fixed_length_module() -> tuple[PPOModule, Task]:
     task = Task("fixed", rows[3:], rows[:1], rows[1:2], rows[2:3], reward, check)
     ppo = PPOOptions(samples_per_prompt=4, inner_epochs=2, learning_rate=3e-4, value_learning_rate=3e-4, kl_coef=0.05)
     sampling = Sampling(max_new_tokens=RESPONSE)
-    return PPOModule(SeparateModels(policy), tokenizer, reward, check, ppo, sampling), task
+    engine = (FullCompiled if compiled else FullHF)(tokenizer)
+    models = build_models("separate", policy, ModelOptions(compile_layers=compiled))
+    return PPOModule(models, tokenizer, reward, check, ppo, sampling, engine=engine), task
 
 
 def embedded_module(inner_epochs: int) -> tuple[PPOModule, Task]:
@@ -158,9 +181,17 @@ def timed(work: Callable[[], object]) -> list[float]:
 def against_trl(python: str, rounds: int, iterations: int, threads: int) -> dict[str, float]:
     """Plain PPO at the same sizes, two inner epochs of four minibatches."""
     module, task = fixed_length_module()
+    compiled, _ = fixed_length_module(compiled=True)
+    fit(compiled, task, 1)  # compiles
     trl = lambda: peer(python, iterations, threads)["seconds"]  # noqa: E731
     shipped = lambda: peer(python, iterations, threads, "--no-freeze-gc")["seconds"]  # noqa: E731
-    return in_turn(rounds, ippo=lambda: fit(module, task, iterations).seconds, trl=trl, shipped=shipped)
+    return in_turn(
+        rounds,
+        ippo=lambda: fit(module, task, iterations).seconds,
+        compiled=lambda: fit(compiled, task, iterations).seconds,
+        trl=trl,
+        shipped=shipped,
+    )
 
 
 def with_filter(rounds: int, iterations: int) -> dict[str, float]:
@@ -232,9 +263,9 @@ def main() -> None:
     lines = ["| compared | seconds | seconds | ratio |", "|---|---|---|---|"]
     if a.peer_python:
         t = against_trl(a.peer_python, a.rounds, a.iterations, a.threads)
-        ours = t["ippo"]
-        for name, label in (("shipped", "TRL's PPO as shipped"), ("trl", "TRL's PPO without its garbage collections")):
-            lines.append(f"| {label} / plain iteration here | {t[name]:.2f} | {ours:.2f} | {t[name] / ours:.2f} |")
+        for own, here in (("ippo", "plain iteration here"), ("compiled", "the same compiled")):
+            for name, label in (("shipped", "TRL's PPO as shipped"), ("trl", "TRL's PPO without its collections")):
+                lines.append(f"| {label} / {here} | {t[name]:.2f} | {t[own]:.2f} | {t[name] / t[own]:.2f} |")
     t = with_filter(a.rounds, a.iterations)
     for name, base, label in (
         ("filtered", "plain", "filtered / plain, four inner epochs"),

@@ -147,6 +147,34 @@ def test_adapters_are_merged(engine: Any, policy: LlamaForCausalLM, tokenizer: P
         same(found, HFGenerate(tokenizer).generate(models.policy, PROMPTS, GREEDY))
 
 
+def test_two_ranks_train_as_one(
+    engine: Any, first: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """Each rank samples its own prompts from the weights of just now, and both end with the same."""
+    model, script = tmp_path / "model", Path(__file__).parent / "two_vllm_ranks.py"
+    model.mkdir()
+    write_model(first, tokenizer, model)
+    where = [engine.url] if isinstance(engine, VLLMServer) else []
+    command = [sys.executable, str(script), str(model), str(tmp_path), *where]
+    own = {name: value for name, value in os.environ.items() if "RANK" not in name and "MASTER" not in name}
+    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for found in ranks:
+        assert found["ranks"] == 2
+        assert len(found["gaps"]) == 3
+        assert max(found["gaps"]) < 1e-5
+        assert [curves["ppo/engine_gap"] for curves in found["curves"]] == pytest.approx([0] * 3, abs=1e-5)
+    for mine, others in zip(*(found["prompts"] for found in ranks), strict=True):
+        assert mine
+        assert not set(mine) & set(others)
+    start = first.state_dict()
+    for name, weight in ranks[0]["weights"].items():
+        assert torch.equal(weight, ranks[1]["weights"][name])
+        own_name = name.removeprefix("policy.")
+        assert own_name not in start or not torch.equal(weight, start[own_name])
+
+
 def test_the_generator_of_torch_is_left_alone(
     engine: Any, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig
 
+from ippo.influence.parameters import uncompiled
 from ippo.modes import evaluation_mode
 from ippo.rollout.soundness import TOKENS, differ, few_tokens
 
@@ -81,7 +82,7 @@ def _goes_on(policy: Any) -> bool:
         config = GenerationConfig(
             do_sample=False, max_new_tokens=3, return_dict_in_generate=True, output_logits=True, pad_token_id=0
         )
-        with evaluation_mode(policy), torch.autocast(policy.device.type, enabled=False):
+        with evaluation_mode(policy), torch.autocast(policy.device.type, enabled=False), uncompiled():
             try:
                 cache = _read_once(policy, text, mask.bool(), which)
                 text, mask = text[which], mask[which]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ippo.errors import require
+from ippo.influence.parameters import uncompiled
 from ippo.modes import evaluation_mode
 
 TOKENS, _PADS = 7, 3
@@ -68,7 +69,7 @@ def few_tokens(model: Any) -> tuple[Tensor, Tensor]:
 def read(model: Any, ids: Tensor, mask: Tensor | None) -> Tensor:
     """[2, t, ...] logits, or hidden states of a model without a head."""
     positions = ((torch.ones_like(ids) if mask is None else mask).cumsum(1) - 1).clamp(min=0)
-    with evaluation_mode(model):
+    with evaluation_mode(model), uncompiled():
         found = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
     return found.logits if hasattr(found, "logits") else found.last_hidden_state
 

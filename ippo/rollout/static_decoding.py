@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import StaticCache
 
+from ippo.influence.parameters import uncompiled
 from ippo.rollout.prefill import distinct
 from ippo.rollout.static_cache import copy_cache, empty_cache, rows_of_cache, sizes_of_cache
 
@@ -152,13 +153,14 @@ class Decoder:
         place = torch.cat([torch.arange(count, device=ids.device), ids.new_zeros(filling)])
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)
         cache = empty_cache(policy, length)
-        policy.base_model(  # without the head: nothing is drawn yet
-            input_ids=ids[firsts, :-1],
-            attention_mask=mask[firsts, :-1].long(),
-            position_ids=positions[firsts, :-1],
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with uncompiled():  # layers that are compiled for training would be anew, each for its place in the cache
+            policy.base_model(  # without the head: nothing is drawn yet
+                input_ids=ids[firsts, :-1],
+                attention_mask=mask[firsts, :-1].long(),
+                position_ids=positions[firsts, :-1],
+                past_key_values=cache,
+                use_cache=True,
+            )
         ahead = torch.ones(len(place), length - width, dtype=torch.long, device=ids.device)
         return Rows(
             cache=self._picked(cache, which[place]),

@@ -75,6 +75,8 @@ def test_a_run_trains_with_them(
     module = PPOModule(models, tokenizer, is_odd, task.check, ppo, Sampling(max_new_tokens=16), engine=chosen)
     make_trainer(InfluenceFilterCallback(min_survival=0.0), recorder, max_epochs=2).fit(module, data)
     assert list(models.state_dict()) == names
+    # With a graph or without, a mask or none, the reference; at eight torch gives up, and runs layers as they are.
+    assert 1 <= counters["stats"]["unique_graphs"] <= 6
     assert max(curves["ppo/mismatch"] for curves in recorder.curves) < 1e-6
     assert max(curves["ppo/engine_gap"] for curves in recorder.curves) < 1e-5
 

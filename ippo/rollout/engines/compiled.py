@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, StaticCache
 
 from ippo.errors import require
+from ippo.influence.parameters import uncompiled
 from ippo.modes import evaluation_mode
 from ippo.rollout.adapters import Merged
 from ippo.rollout.engines.hf import Batch, HFGenerate
@@ -130,7 +131,8 @@ def _why_not(policy: Any) -> str:
         return "has no static cache, or cannot be compiled"
     text, mask = few_tokens(policy)
     greedy = Decoder(step, torch.tensor([-1], device=text.device), 0.0)
-    with evaluation_mode(policy), grouped(policy), torch.autocast(policy.device.type, enabled=False):
+    full = torch.autocast(policy.device.type, enabled=False)
+    with evaluation_mode(policy), grouped(policy), full, uncompiled():
         try:
             tokens, logprobs = greedy.answer(policy, text, mask.bool(), 3)
         except Exception as error:

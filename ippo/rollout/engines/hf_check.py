@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig
 
 from ippo.errors import require
+from ippo.influence.parameters import uncompiled
 from ippo.rollout.engines.hf import sole_config
 from ippo.rollout.soundness import TOKENS, differ, few_tokens, read
 
@@ -29,7 +30,7 @@ def require_same_when_generated(policy: Any) -> None:
         output_logits=True,
         pad_token_id=0,
     )
-    with sole_config(config, policy):
+    with sole_config(config, policy), uncompiled():
         drawn = policy.generate(input_ids=text, attention_mask=mask)
     generated = torch.stack(drawn.logits, 1)
     whole = drawn.sequences[:, : TOKENS + _NEW]

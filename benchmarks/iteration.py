@@ -255,45 +255,52 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=5, help="counted iterations a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--parts", default="trl,filter,scoring,growth", help="some of these; the page has them alone")
     parser.add_argument("--report", type=Path, default=ROOT / "docs" / "results" / "iteration.md")
     a = parser.parse_args()
     quiet()
     torch.set_num_threads(a.threads)
     L.seed_everything(0, verbose=False)
     lines = ["| compared | seconds | seconds | ratio |", "|---|---|---|---|"]
-    if a.peer_python:
+    parts = a.parts.split(",")
+    if a.peer_python and "trl" in parts:
         t = against_trl(a.peer_python, a.rounds, a.iterations, a.threads)
         for own, here in (("ippo", "plain iteration here"), ("compiled", "the same compiled")):
             for name, label in (("shipped", "TRL's PPO as shipped"), ("trl", "TRL's PPO without its collections")):
                 lines.append(f"| {label} / {here} | {t[name]:.2f} | {t[own]:.2f} | {t[name] / t[own]:.2f} |")
-    t = with_filter(a.rounds, a.iterations)
-    for name, base, label in (
-        ("filtered", "plain", "filtered / plain, four inner epochs"),
-        ("filtered", "jvp_apart", "filtered / the same, jvp in a pass of its own"),
-        ("filtered", "ghost_apart", "filtered / the same, ghost in a pass of its own"),
-    ):
-        lines.append(f"| {label} | {t[name]:.2f} | {t[base]:.2f} | {t[name] / t[base]:.2f} |")
-    t = scoring(4 * a.rounds)
-    for name, base, label in (
-        ("jvp", "fb", "jvp scores / forward and backward"),
-        ("ghost", "fb", "ghost scores / forward and backward"),
-        ("jvps", "fb", "log-probabilities with jvps / forward and backward"),
-        ("logprobs", "fb", "log-probabilities alone / forward and backward"),
-    ):
-        lines.append(f"| {label} | {t[name]:.3f} | {t[base]:.3f} | {t[name] / t[base]:.2f} |")
-    grown = ", ".join(f"{name} {ratio:.2f}" for name, ratio in growth(8 * a.iterations).items())
+    if "filter" in parts:
+        t = with_filter(a.rounds, a.iterations)
+        for name, base, label in (
+            ("filtered", "plain", "filtered / plain, four inner epochs"),
+            ("filtered", "jvp_apart", "filtered / the same, jvp in a pass of its own"),
+            ("filtered", "ghost_apart", "filtered / the same, ghost in a pass of its own"),
+        ):
+            lines.append(f"| {label} | {t[name]:.2f} | {t[base]:.2f} | {t[name] / t[base]:.2f} |")
+    if "scoring" in parts:
+        t = scoring(4 * a.rounds)
+        for name, base, label in (
+            ("jvp", "fb", "jvp scores / forward and backward"),
+            ("ghost", "fb", "ghost scores / forward and backward"),
+            ("jvps", "fb", "log-probabilities with jvps / forward and backward"),
+            ("logprobs", "fb", "log-probabilities alone / forward and backward"),
+        ):
+            lines.append(f"| {label} | {t[name]:.3f} | {t[base]:.3f} | {t[name] / t[base]:.2f} |")
+    grown = "not measured"
+    if "growth" in parts:
+        grown = ", ".join(f"{name} {ratio:.2f}" for name, ratio in growth(8 * a.iterations).items())
     page = [
         "# Seconds of one iteration",
         "",
-        f"`python benchmarks/iteration.py --rounds {a.rounds} --iterations {a.iterations}` · {a.threads} threads on "
-        f"{os.cpu_count()} cores, {platform.machine()} · torch {torch.__version__}. Medians; all that is compared ran "
-        "in turn.",
+        f"`python benchmarks/iteration.py --rounds {a.rounds} --iterations {a.iterations} --parts {a.parts}` · "
+        f"{a.threads} threads on {os.cpu_count()} cores, {platform.machine()} · torch {torch.__version__}. Medians; "
+        "all that is compared ran in turn.",
         "",
         *lines,
         "",
         "First rows: 256 episodes of 10 prompt and 34 response tokens, two inner epochs of four minibatches, a 4-layer "
         "policy of width 64 with a separate critic and a reference, in both trainers (`trl.experimental.ppo` of trl "
-        "1.12.0, which collects garbage twice an iteration). The others: 256 episodes of the embedded task by its "
+        "1.12.0, which collects garbage twice an iteration). *Compiled* is `--engine compiled --models.compile_layers "
+        "true`, without the time to compile. The others: 256 episodes of the embedded task by its "
         "tiny policy at random weights.",
         "",
         f"Growth over {8 * a.iterations} iterations with equal episode counts, last quarter over first: {grown}.",

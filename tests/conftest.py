@@ -91,6 +91,7 @@ def make_module(task: Task, tokenizer: PreTrainedTokenizerFast, shared_policy: L
         **ppo: Any,
     ) -> PPOModule:
         small: dict[str, Any] = {"samples_per_prompt": 4, "inner_epochs": 1, "minibatch_size": 8, "micro_batch_size": 8}
+        small["group_by_length"] = False  # scores by decree are given in the order of the episodes
         rates: dict[str, Any] = {"learning_rate": 1e-3, "value_learning_rate": 1e-3, "kl_coef": 0.02}
         options = PPOOptions(**{**small, **rates, **ppo})
         models = SeparateModels(copy.deepcopy(policy))

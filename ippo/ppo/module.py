@@ -32,7 +32,7 @@ from ippo.models.sharding import ranks_of, shard
 from ippo.ppo.curves import add_norms, add_up, rollout_curves, update_curves
 from ippo.ppo.engine_gap import GapWarning, importance_of
 from ippo.ppo.evaluation import Evaluation, seed_of
-from ippo.ppo.gold import gold_problems, gold_share
+from ippo.ppo.gold import gold_problems, gold_share, mix_in_gold
 from ippo.ppo.logprobs import LogprobPass, logprob_pass
 from ippo.ppo.objective import PolicyObjective
 from ippo.ppo.optimizer import optimizer_and_schedule, take_up_rates
@@ -48,7 +48,6 @@ from ippo.rollout.engines.base import RolloutEngine
 from ippo.rollout.engines.hf import HFGenerate
 from ippo.rollout.episodes import Episodes
 from ippo.rollout.sampling import Sampling
-from ippo.rollout.sharded import as_many_calls
 from ippo.sft import demonstration_loss
 
 
@@ -189,7 +188,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
                     continue
                 optimizer.zero_grad()  # type: ignore[union-attr]
                 if self.ppo.ptx_coef:
-                    self._mix_in_gold(sums)
+                    mix_in_gold(self, self._gold, sums)
                 chunks = minibatch.chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
                 micro_batches = self._on_all_ranks(chunks, minibatch)
                 for place, micro in enumerate(micro_batches, start=1):  # gradients are added up once, at the last
@@ -227,18 +226,6 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         else:
             rank_zero_warn(f"iteration {self.current_epoch}: no reward applies to any of its episodes")
             self.lr_schedulers().step()  # type: ignore[union-attr]
-
-    def _mix_in_gold(self, sums: dict[str, float]) -> None:
-        """Add the gradient of the SFT loss of some gold solutions, drawn at random (PPO-ptx); the losses add up in
-        ``sums`` for the curves."""
-        rows = self._gold.rows(torch.randint(len(self._gold), (self.ppo.ptx_batch_size,)))
-        with no_sync(self.trainer.strategy.model):
-            chunks = rows.chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
-            for place, micro in enumerate(as_many_calls(self.model.policy, chunks, self.device)):
-                loss = demonstration_loss(self.model.policy, micro).sum() * (place < len(chunks))
-                self.manual_backward(self.ptx_coef * loss / len(rows))
-                sums["ptx_loss"] += float(loss.detach())
-        sums["ptx_rows"] += len(rows)
 
     @property
     def ptx_coef(self) -> float:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig
 
-from ippo.influence.parameters import uncompiled
-from ippo.modes import evaluation_mode
+from ippo.modes import evaluation_mode, uncompiled
 from ippo.rollout.soundness import TOKENS, differ, few_tokens
 
 _can: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ippo.errors import require
-from ippo.influence.parameters import uncompiled
-from ippo.modes import evaluation_mode
+from ippo.modes import evaluation_mode, uncompiled
 
 TOKENS, _PADS = 7, 3
 _minds_left: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()

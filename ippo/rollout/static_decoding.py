@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import StaticCache
 
-from ippo.influence.parameters import uncompiled
+from ippo.modes import uncompiled
 from ippo.rollout.prefill import distinct
 from ippo.rollout.static_cache import copy_cache, empty_cache, rows_of_cache, sizes_of_cache
 

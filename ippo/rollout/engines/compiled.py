@@ -15,8 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, StaticCache
 
 from ippo.errors import require
-from ippo.influence.parameters import uncompiled
-from ippo.modes import evaluation_mode
+from ippo.modes import evaluation_mode, uncompiled
 from ippo.rollout.adapters import Merged
 from ippo.rollout.engines.hf import Batch, HFGenerate
 from ippo.rollout.grouped_attention import grouped

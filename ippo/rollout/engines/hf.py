@@ -23,8 +23,7 @@ from transformers import (
 )
 
 from ippo.errors import require
-from ippo.influence.parameters import uncompiled
-from ippo.modes import evaluation_mode
+from ippo.modes import evaluation_mode, uncompiled
 from ippo.rollout.adapters import Merged, cast_once
 from ippo.rollout.end_tokens import end_tokens
 from ippo.rollout.engines.base import RolloutEngine

@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig
 
 from ippo.errors import require
-from ippo.influence.parameters import uncompiled
+from ippo.modes import uncompiled
 from ippo.rollout.engines.hf import sole_config
 from ippo.rollout.soundness import TOKENS, differ, few_tokens, read
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from pretrained_plan import BOTH, COMMON, FILTER, LABELS, PPO, PTX, SIZES, Plan, Size
+from pretrained_plan import COMMON, LABELS, SIZES, Plan, Size
 
 from ippo.experiments.comparison.cells import Summary
 from ippo.experiments.comparison.page import table
@@ -147,7 +147,7 @@ def of_policies(plan: Plan, done: Done, verifier: str) -> list[list[str]]:
 def of_pairs(plan: Plan, done: Done, verifier: str) -> list[list[str]]:
     """Differences of two policies of one seed, or of one from its warm start."""
     rows = []
-    for ours, theirs in ((FILTER, PPO), (FILTER, None), (PPO, None), (PTX, PPO), (BOTH, PTX)):
+    for ours, theirs in PAIRS:
         arms, when = (ours, theirs or ours), "trained" if theirs else "sft"
         seeds = [seed for seed in plan.seeds if all((verifier, arm, seed) in done for arm in arms)]
         pairs = [tuple(done[verifier, arm, seed] for arm in arms) for seed in seeds]

@@ -10,8 +10,14 @@ from typing import Any
 from ippo.experiments.comparison.arms import find
 from ippo.experiments.comparison.cells import Cell, Summary
 
-PPO, FILTER, PTX, BOTH = ARMS = ("ppo", "ippo_last_block", "ppo_ptx", "ippo_ptx")
-LABELS = {PPO: "PPO", FILTER: "default filter", PTX: "PPO, trained on the gold as well", BOTH: "both"}
+PPO, FILTER, PROBE, PTX, BOTH = ARMS = ("ppo", "ippo_last_block", "ippo_probe", "ppo_ptx", "ippo_ptx")
+LABELS = {
+    PPO: "PPO",
+    FILTER: "default filter",
+    PROBE: "filter and probe",
+    PTX: "PPO, trained on the gold as well",
+    BOTH: "both",
+}
 
 COMMON: dict[str, Any] = {
     "task": "gsm_symbolic",

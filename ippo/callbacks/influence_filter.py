@@ -148,9 +148,11 @@ class InfluenceFilterCallback(FilterOptions, L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"survival": self.survival, "direction": self._unit.direction, "scorer": self.scorer}
+        parts["keep"] = self.keep
         return {"batches": self.batches, **{name: part.state_dict() for name, part in parts.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.batches, self._restored = state_dict["batches"], state_dict["direction"]
         self.survival.load_state_dict(state_dict["survival"])
         self.scorer.load_state_dict(state_dict["scorer"])
+        self.keep.load_state_dict(state_dict.get("keep", {}))  # of a checkpoint from before rules learned anything

@@ -29,6 +29,7 @@ from ippo.functional.posterior import (
     prompt_priors,
     reward_posterior,
 )
+from ippo.functional.probe import fit_probe, keep_where_alike_agree, left_out_chances, log_loss, narrowed, standardised
 from ippo.functional.schedule import falling_factor, rate_factor
 from ippo.functional.selection import (
     keep_above_gap,
@@ -59,6 +60,7 @@ __all__ = [
     "entropy_loss",
     "estimate_reward_errors",
     "falling_factor",
+    "fit_probe",
     "gae",
     "group_relative",
     "keep_above_gap",
@@ -68,10 +70,14 @@ __all__ = [
     "keep_positive",
     "keep_right_or_positive",
     "keep_top",
+    "keep_where_alike_agree",
     "kl",
     "kl_loss",
     "largest_temper",
+    "left_out_chances",
+    "log_loss",
     "majority_vote",
+    "narrowed",
     "opposing_share",
     "pass_at_k",
     "policy_loss",
@@ -82,6 +88,7 @@ __all__ = [
     "reward_posterior",
     "rloo",
     "sft_loss",
+    "standardised",
     "survival_by_reward",
     "token_entropy",
     "token_logprobs",

@@ -23,6 +23,7 @@ from ippo.influence.keep_like_gold import LikeGold
 from ippo.influence.language import causal_lm_losses
 from ippo.influence.lookahead import LookaheadScorer
 from ippo.influence.posterior import LikelyRight, Posterior
+from ippo.influence.probe import PositiveProbe
 from ippo.influence.projection import RandomProjectionScorer, Sketches
 from ippo.influence.scorer import Scorer
 from ippo.influence.selection import Selection, select_episodes
@@ -43,6 +44,7 @@ __all__ = [
     "LookaheadScorer",
     "Losses",
     "MaxVariance",
+    "PositiveProbe",
     "PositiveScore",
     "Posterior",
     "Proportional",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +45,24 @@ class KeepRule(ABC):
             gold_scores: [m] scores of the gold rows, each along the direction that the others make.
         """
         return self
+
+    def with_features(self, features: Tensor) -> KeepRule:
+        """This rule for these rows: a rule that reads ``features`` takes them here.
+
+        Args:
+            features: [n, d] what says which rows are alike.
+        """
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the rule has learned of earlier buffers; most learn nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        require(
+            not state_dict, "keep", type(self).__name__, "it learns nothing, and the checkpoint's rule did: take that"
+        )
 
 
 class PositiveScore(KeepRule):
@@ -217,6 +236,15 @@ class RandomMatched(KeepRule):
     def bind(self, gold_scores: Tensor) -> KeepRule:
         return RandomMatched(self.rule.bind(gold_scores), self.within_rewards)
 
+    def with_features(self, features: Tensor) -> KeepRule:
+        return RandomMatched(self.rule.with_features(features), self.within_rewards)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.rule.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rule.load_state_dict(state_dict)
+
     def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
         wanted = self.rule(scores, rewards, groups)
         classes = rewards if self.within_rewards else torch.zeros_like(rewards)
@@ -253,6 +281,15 @@ class RightAndRandom(KeepRule):
 
     def bind(self, gold_scores: Tensor) -> KeepRule:
         return RightAndRandom(self.rule.bind(gold_scores), self.threshold)
+
+    def with_features(self, features: Tensor) -> KeepRule:
+        return RightAndRandom(self.rule.with_features(features), self.threshold)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.rule.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rule.load_state_dict(state_dict)
 
     def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
         kept = rewards > self.threshold

@@ -65,7 +65,13 @@ class Selection:
 
 
 def select_episodes(
-    scores: Tensor, rewards: Tensor, groups: Tensor, keep: KeepRule, weight: WeightRule, before: Tensor | None = None
+    scores: Tensor,
+    rewards: Tensor,
+    groups: Tensor,
+    keep: KeepRule,
+    weight: WeightRule,
+    before: Tensor | None = None,
+    features: Tensor | None = None,
 ) -> Selection:
     """Apply a keep rule and a weight rule. An episode whose score is not finite goes, whatever the rule says.
 
@@ -75,6 +81,7 @@ def select_episodes(
         keep, weight: the rules.
         before: [n] the weights that episodes come with; None for 1 each. What comes with 0 was dropped, stays so, and
             is not judged. The others' weights are multiplied, and keep their mean.
+        features: [n, d] what says which episodes are alike, for a keep rule that reads it.
 
     Example:
         >>> from ippo.influence import PositiveScore, Proportional
@@ -90,6 +97,7 @@ def select_episodes(
     finite = torch.isfinite(scores)
     usable = finite if judged is None else finite & judged
     kept = usable.clone()
+    keep = keep if features is None else keep.with_features(features[usable])
     kept[usable] = keep(scores[usable], rewards[usable], groups[usable])
     weights = torch.zeros_like(scores)
     weights[kept] = weight.of_kept(scores[usable], rewards[usable], groups[usable], kept[usable])

@@ -10,14 +10,14 @@ from ippo.callbacks import InfluenceFilterCallback, RewardHackingMonitor
 from ippo.callbacks.reward_hacking_monitor import knows_gold
 from ippo.errors import require
 
-FilterName = Literal["last_block", "uniform", "paper", "tempered", "none"]
+FilterName = Literal["last_block", "uniform", "paper", "tempered", "probe", "none"]
 
 
-def _filter(parameters: int | None, weight: str, **weighing: Any) -> dict[str, Any]:
+def _filter(parameters: int | None, weight: str, keep: str = "PositiveScore", **weighing: Any) -> dict[str, Any]:
     """Options of the callback, as ``config.yaml`` has them."""
     init_args = {
         "scorer": {"class_path": "ippo.influence.ExactScorer", "init_args": {"parameters": parameters}},
-        "keep": {"class_path": "ippo.influence.PositiveScore"},
+        "keep": {"class_path": f"ippo.influence.{keep}"},
         "weight": {"class_path": f"ippo.influence.{weight}", "init_args": weighing},
     }
     return {"class_path": "ippo.callbacks.InfluenceFilterCallback", "init_args": init_args}
@@ -28,6 +28,7 @@ FILTERS: dict[str, dict[str, Any]] = {
     "last_block": _filter(1, "Uniform"),
     "uniform": _filter(None, "Uniform"),
     "tempered": _filter(None, "Proportional", min_effective=0.5),
+    "probe": _filter(1, "Uniform", keep="PositiveProbe"),
 }
 
 

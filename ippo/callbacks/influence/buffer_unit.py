@@ -51,7 +51,8 @@ class BufferUnit(Unit):
         with self.timed():
             buffer, scores = self.scoring.of_buffer(buffer, self.batches)
             before = weights_of(buffer, len(scores), needed=any(one.reweighs for one in self.earlier))
-            selection, own = self.select(scores, episodes, before)
+            features = self.scoring.features(buffer) if "features" in self.keep.reads else None
+            selection, own = self.select(scores, episodes, before, features)
         self.curves.rollout(self.module, selection, self.direction.loss, episodes, self.batches - 1)
         effect = self.takes_effect(selection, own, episodes)
         if isinstance(buffer, Episodes):

@@ -26,6 +26,7 @@ from ippo.influence.choice import COSTS
 from ippo.influence.exact import token_scores_from_jvps
 from ippo.influence.in_step import Filling
 from ippo.influence.parameters import spread
+from ippo.models.hidden import answer_states
 from ippo.ppo.logprobs import LogprobPass
 from ippo.rollout.episodes import Episodes
 
@@ -90,6 +91,13 @@ class Scoring:
         if not batches and spread(self.policy):  # the other ranks cannot run without this one
             batches = [Filling(buffer.weightless())]
         return buffer, self.of_batches(batches, number)[order]
+
+    def features(self, buffer: Any) -> Tensor | None:
+        """[n, d] what says which of the module's own episodes are alike; other buffers bring their own."""
+        if not isinstance(buffer, Episodes):
+            return None
+        budget = getattr(getattr(self.module, "ppo", None), "token_budget", None)
+        return answer_states(self.policy, buffer, self._batch_size, budget)
 
     # ---------------------------------------------------------------- the jvps of log-probabilities
 

@@ -15,7 +15,12 @@ from ippo.influence import KeepRule, Selection, WeightRule, select_episodes
 
 
 def select_together(
-    scores: Tensor, batch: Any, keep: KeepRule, weight: WeightRule, before: Tensor | None = None
+    scores: Tensor,
+    batch: Any,
+    keep: KeepRule,
+    weight: WeightRule,
+    before: Tensor | None = None,
+    features: Tensor | None = None,
 ) -> tuple[Selection, slice]:
     """The selection on the rows of all ranks, and where this rank's own are among them.
 
@@ -24,6 +29,7 @@ def select_together(
         batch: the rows, whose ``rewards`` or ``groups`` go to the rules that read them.
         keep, weight: the rules.
         before: [n] the weights that the rows come with; None for 1 each.
+        features: [n, d] for a keep rule that reads them; None takes the rows' own.
 
     Raises:
         UsageError: if a rule reads what the rows do not have.
@@ -40,10 +46,17 @@ def select_together(
         values, found = column(batch, name), type(rule).__name__
         require(values is not None, option, found, f"it reads {name}, but what it judges has no entry of that name")
         columns[name] = torch.as_tensor(values, device=scores.device)
+    if "features" in keep.reads:
+        features = column(batch, "features") if features is None else features
+        remedy = "it reads features, [n, d] a row, but what it judges has no entry of that name"
+        require(features is not None, "keep", type(keep).__name__, remedy)
+        features = gather(torch.as_tensor(features, device=scores.device).contiguous())[0]
+    else:
+        features = None
     before = None if before is None else gather(before.to(scores))[0]
     rewards, groups = gather(columns["rewards"])[0], gather(columns["groups"])[0]
     scores, own = gather(scores)
-    return select_episodes(scores, rewards, groups, keep, weight, before), own
+    return select_episodes(scores, rewards, groups, keep, weight, before, features), own
 
 
 def with_floor(selection: Selection, own: slice, floor: int) -> Selection:

@@ -168,17 +168,20 @@ class Unit:
             yield
         self.seconds = lap.seconds
 
-    def select(self, scores: Tensor, rows: Any, before: Tensor | None) -> tuple[Selection, slice]:
+    def select(
+        self, scores: Tensor, rows: Any, before: Tensor | None, features: Tensor | None = None
+    ) -> tuple[Selection, slice]:
         """What becomes of the rows of all ranks, and where this rank's are among them.
 
         Args:
             scores: [n] of this rank's rows.
             rows: the rows.
             before: [n] the weights that they come with; None for 1 each.
+            features: [n, d] of this rank's rows, where the keep rule reads them and the rows bring none.
         """
         gold_scores = self.direction.gold_scores  # along the present direction, where the rule compares with them
         keep = self.keep if gold_scores is None else self.keep.bind(gold_scores)
-        return select_together(scores, rows, keep, self.weight, before)
+        return select_together(scores, rows, keep, self.weight, before, features)
 
     def takes_effect(self, selection: Selection, own: slice, rows: Any) -> bool:
         """Tell of a selection, write it down, and stop if it is time; whether it is to be applied."""

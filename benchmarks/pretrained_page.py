@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from pretrained_plan import COMMON, LABELS, SIZES, Plan, Size
+from pretrained_plan import BOTH, COMMON, FILTER, LABELS, PPO, PROBE, PTX, SIZES, Plan, Size
 
 from ippo.experiments.comparison.cells import Summary
 from ippo.experiments.comparison.page import table
@@ -121,6 +121,16 @@ FIGURES = ("em", "reward", "em_greedy", "hacked")
 POLICIES = ["verifier", "policy", "seeds", "EM", "believes", "greedy EM", "hacked"]
 POLICIES += ["EM of rollouts, first to last", "hacked of rollouts", "kept"]
 PAIRS = ["verifier", "difference", "seeds", "EM", "greedy EM", "hacked"]
+COMPARED = (
+    (FILTER, PPO),
+    (PROBE, PPO),
+    (PROBE, FILTER),
+    (FILTER, None),
+    (PROBE, None),
+    (PPO, None),
+    (PTX, PPO),
+    (BOTH, PTX),
+)
 FIRST, LAST, ALL = slice(3), slice(-3, None), slice(None)
 
 
@@ -147,7 +157,7 @@ def of_policies(plan: Plan, done: Done, verifier: str) -> list[list[str]]:
 def of_pairs(plan: Plan, done: Done, verifier: str) -> list[list[str]]:
     """Differences of two policies of one seed, or of one from its warm start."""
     rows = []
-    for ours, theirs in PAIRS:
+    for ours, theirs in COMPARED:
         arms, when = (ours, theirs or ours), "trained" if theirs else "sft"
         seeds = [seed for seed in plan.seeds if all((verifier, arm, seed) in done for arm in arms)]
         pairs = [tuple(done[verifier, arm, seed] for arm in arms) for seed in seeds]

@@ -32,7 +32,7 @@ from ippo.models.hidden import answer_states
 
 HOLES = ("short", "long", "round", "large", "phrase", "none")
 ARMS = {"scores_default": "plain PPO", "ippo_last_block": "default filter"}
-OPTIONS = ("--trainer.max_epochs", "24", "--trainer.limit_val_batches", "0", "--trainer.limit_test_batches", "0")
+OPTIONS = ("--trainer.max_epochs", "24", "--trainer.limit_val_batches", "0", "--evaluation.samples", "1")
 FIGURES = ("auc_score", "auc_probe", "gamed_by_sign", "gamed_by_probe", "right_by_sign", "right_by_probe", "gain")
 
 

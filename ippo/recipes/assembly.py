@@ -206,6 +206,8 @@ def build_trainer(everything: Namespace, run: RunDirectory, callbacks: Sequence[
     spawns = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
     remedy = "what its processes learn is lost when they end: use ddp"
     require(not spawns, "trainer.strategy", str(options.strategy), remedy)
+    remedy = "the report is of the test problems: use 1 or more, or the share of them that is to be judged"
+    require(trainer.limit_test_batches != 0, "trainer.limit_test_batches", options.limit_test_batches, remedy)
     return trainer
 
 

@@ -38,7 +38,7 @@ _SHOWN: dict[str, dict[str, dict[str, str]]] = {
             "chat": "put prompts into the tokenizer's chat template",
         },
         "how": {
-            "filter": "last_block, uniform, paper, tempered or none",
+            "filter": "last_block, uniform, paper, tempered, probe or none",
             "ppo.learning_rate": "peak rate of the policy",
             "ppo.kl_coef": "price of a nat away from the reference policy",
             "ppo.samples_per_prompt": "responses to each prompt",

@@ -84,8 +84,8 @@ def build_parser(program: str, description: str, presets: Sequence[Path]) -> Lig
         "--filter",
         type=Union[FilterName, InfluenceFilterCallback],
         default="last_block",
-        help="last_block, uniform, paper, tempered, none, or a class_path with init_args; --filter.keep and the like "
-        "change it.",
+        help="last_block, uniform, paper, tempered, probe, none, or a class_path with init_args; --filter.keep and the "
+        "like change it.",
     )
     parser.add_argument(
         "--float32_matmul_precision",

@@ -74,6 +74,7 @@ WRONG = [
     ("--preset=gsm8k_rho1", "did you mean 'gsm8k_rho1b'?"),
     ("--task=file", "task_path = None: say which file: --task_path problems.csv"),
     ("--task=file --task_path=rows.csv", "columns.prompt = 'prompt': there is no such column in rows.csv, which has"),
+    ("--trainer.limit_test_batches=0", "trainer.limit_test_batches = 0: the report is of the test problems"),
     ("evaluate", "checkpoint = None: say which model to judge: --checkpoint RUN_DIRECTORY, or --policy"),
     ("evaluate --policy=tiny", "checkpoint = None: say which model to judge"),
     ("export --checkpoint=none", "output = None: say --output DIRECTORY"),

@@ -187,13 +187,13 @@ class TestRunningAgain:
         assert run(tmp_path / "run", "--sft.steps=0", "--trainer.max_epochs=1") == 0
 
 
-@pytest.mark.parametrize("name", ["last_block", "paper", "uniform", "tempered"])
+@pytest.mark.parametrize("name", ["last_block", "paper", "uniform", "tempered", "probe"])
 def test_filters_by_name(tmp_path: Path, name: str) -> None:
     assert run(tmp_path, f"--filter={name}", "--trainer.max_epochs=1") == 0
     (iteration,) = summary(tmp_path)["iterations"]
     assert iteration["kept_fraction"] < 1.0
     assert iteration["effective_sample_size"] <= iteration["kept_fraction"] + 1e-6
-    if name in ("last_block", "uniform"):
+    if name in ("last_block", "uniform", "probe"):
         assert iteration["effective_sample_size"] == pytest.approx(iteration["kept_fraction"])
 
 

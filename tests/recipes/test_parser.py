@@ -10,7 +10,7 @@ from small_recipe import SMALL
 
 from ippo.callbacks import InfluenceFilterCallback
 from ippo.errors import UsageError
-from ippo.influence import ExactScorer, PositiveScore, Proportional, RandomMatched, TracInScorer, Uniform
+from ippo.influence import ExactScorer, PositiveProbe, PositiveScore, Proportional, RandomMatched, TracInScorer, Uniform
 from ippo.recipes.explain import explain
 from ippo.recipes.filters import build_filter
 from ippo.recipes.math import main
@@ -83,13 +83,14 @@ class TestFilter:
         assert found.dry_run
         assert isinstance(found.weight, Proportional)
 
-    @pytest.mark.parametrize("name", ["last_block", "uniform", "paper", "tempered"])
+    @pytest.mark.parametrize("name", ["last_block", "uniform", "paper", "tempered", "probe"])
     def test_a_name_means_the_same_in_a_file_and_on_the_command_line(self, name: str, tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text(f"filter: {name}\n")
         for found in (chosen(f"--filter={name}"), chosen(f"--config={tmp_path / 'mine.yaml'}")):
-            assert found.scorer.parameters == (1 if name == "last_block" else None)
-            assert isinstance(found.weight, Uniform if name in ("last_block", "uniform") else Proportional)
+            assert found.scorer.parameters == (1 if name in ("last_block", "probe") else None)
+            assert isinstance(found.weight, Uniform if name in ("last_block", "uniform", "probe") else Proportional)
             assert getattr(found.weight, "min_effective", None) == (0.5 if name == "tempered" else None)
+            assert isinstance(found.keep, PositiveProbe if name == "probe" else PositiveScore)
 
     def test_a_run_goes_on_with_its_own_unless_another_is_named(self, tmp_path: Path) -> None:
         parser = build_parser("recipe", "", EMBEDDED)

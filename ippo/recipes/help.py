@@ -38,7 +38,7 @@ _SHOWN: dict[str, dict[str, dict[str, str]]] = {
             "chat": "put prompts into the tokenizer's chat template",
         },
         "how": {
-            "filter": "last_block, uniform, paper, tempered, probe or none",
+            "filter": "none, last_block, probe, paper, or two more",
             "ppo.learning_rate": "peak rate of the policy",
             "ppo.kl_coef": "price of a nat away from the reference policy",
             "ppo.samples_per_prompt": "responses to each prompt",

@@ -291,6 +291,7 @@ class TestStopInTime:
             "survival": {"below": 3, "sum": 0.0, "count": 0},
             "direction": {"held": None, "length": 1, "losses": None, "readings": 0},
             "scorer": {},
+            "keep": {},
         }
         assert other.state_dict() == callback.state_dict() == expected
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import importlib.util
 import json
 import platform
 import random
@@ -46,6 +47,7 @@ from ippo.callbacks import InfluenceFilterCallback, Throughput
 from ippo.callbacks.throughput import update_flops
 from ippo.data import Task, columns
 from ippo.data.prompts import PromptOptions
+from ippo.errors import UsageError
 from ippo.functional.agreement import flipped
 from ippo.functional.throughput import peak_flops
 from ippo.influence import ExactScorer
@@ -460,6 +462,8 @@ def trl(bench: Bench) -> list[Row]:
     generation: the same model, episodes, passes and optimizer steps."""
     if bench.shape.layout == "lora":
         return []
+    if importlib.util.find_spec("trl") is None:
+        raise UsageError("sections", "trl", "it is left out, for TRL is not installed: pip install trl==1.16.0")
     import trl as peer
     from peers.trl_grpo import grpo_seconds
 

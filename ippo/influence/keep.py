@@ -6,6 +6,7 @@ an episode next to nothing.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from typing import Any
@@ -210,7 +211,30 @@ class RightOrPositive(KeepRule):
         return keep_right_or_positive(scores, rewards, self.threshold)
 
 
-class RandomMatched(KeepRule):
+class _Around(KeepRule):
+    """A control around another rule, whose number it matches: what that rule reads and learns goes to it."""
+
+    rule: KeepRule
+
+    def bind(self, gold_scores: Tensor) -> KeepRule:
+        return self._with(self.rule.bind(gold_scores))
+
+    def with_features(self, features: Tensor) -> KeepRule:
+        return self._with(self.rule.with_features(features))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.rule.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rule.load_state_dict(state_dict)
+
+    def _with(self, rule: KeepRule) -> KeepRule:
+        bound = copy.copy(self)
+        bound.rule = rule
+        return bound
+
+
+class RandomMatched(_Around):
     """The control: keep as many as another rule keeps, drawn at random, so that fewer episodes explain nothing.
 
     Draws from torch's global generator; of several ranks, all take the first one's draw.
@@ -233,18 +257,6 @@ class RandomMatched(KeepRule):
         self.within_rewards = within_rewards
         self.reads = (*self.rule.reads, *(("rewards",) if within_rewards else ()))
 
-    def bind(self, gold_scores: Tensor) -> KeepRule:
-        return RandomMatched(self.rule.bind(gold_scores), self.within_rewards)
-
-    def with_features(self, features: Tensor) -> KeepRule:
-        return RandomMatched(self.rule.with_features(features), self.within_rewards)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.rule.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rule.load_state_dict(state_dict)
-
     def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
         wanted = self.rule(scores, rewards, groups)
         classes = rewards if self.within_rewards else torch.zeros_like(rewards)
@@ -256,7 +268,7 @@ class RandomMatched(KeepRule):
         return kept
 
 
-class RightAndRandom(KeepRule):
+class RightAndRandom(_Around):
     """The control that keeps every rewarded answer, and others at random up to the number that another rule keeps.
 
     Where there are more rewarded answers than that, all of them stay. Draws as :class:`RandomMatched` does.
@@ -278,18 +290,6 @@ class RightAndRandom(KeepRule):
         require(math.isfinite(threshold), "threshold", threshold, "use a reward between those of wrong and right")
         self.rule, self.threshold = rule if rule is not None else PositiveScore(), threshold
         self.reads = tuple(dict.fromkeys((*self.rule.reads, "rewards")))
-
-    def bind(self, gold_scores: Tensor) -> KeepRule:
-        return RightAndRandom(self.rule.bind(gold_scores), self.threshold)
-
-    def with_features(self, features: Tensor) -> KeepRule:
-        return RightAndRandom(self.rule.with_features(features), self.threshold)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.rule.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rule.load_state_dict(state_dict)
 
     def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
         kept = rewards > self.threshold

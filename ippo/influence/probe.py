@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -84,8 +85,8 @@ class PositiveProbe(KeepRule):
         narrow = narrowed(features.detach().float().cpu(), self.width)
         known = self._past["features"].shape[1] if self._past else narrow.shape[1]
         require(known == narrow.shape[1], "features", f"{list(features.shape)} numbers", remedy)
-        bound = PositiveProbe(self.share, self.penalty, self.threshold, self.least, self.memory, self.width)
-        bound._past, bound._features = self._past, narrow
+        bound = copy.copy(self)  # with the same memory
+        bound._features = narrow
         return bound
 
     def __call__(self, scores: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ class PositiveProbe(KeepRule):
 
     def _remember(self, features: Tensor, agrees: Tensor) -> None:
         for name, new in (("features", features), ("agrees", agrees)):
-            kept = torch.cat([self._past[name], new]) if self._past.get(name) is not None else new
+            kept = torch.cat([self._past[name], new]) if name in self._past else new
             self._past[name] = kept[-max(self.memory, len(new)) :]
 
     def _chances(self, latest: int) -> Tensor | None:

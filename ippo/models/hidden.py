@@ -13,7 +13,7 @@ from ippo.models.sharding import layers_of
 from ippo.models.trunk import trunk_of
 from ippo.modes import evaluation_mode, uncompiled
 from ippo.rollout.sequences import Sequences
-from ippo.rollout.sharded import as_many_calls, inside
+from ippo.rollout.sharded import in_parts
 
 
 @torch.no_grad()
@@ -33,33 +33,36 @@ def answer_states(policy: Any, sequences: Sequences, size: int, tokens: float | 
         UsageError: if the policy has no layers that are known as such.
     """
     parts, order = sequences.parts(size, tokens)
+    layer = middle_layer(policy)
     with evaluation_mode(policy), uncompiled():
-        found = [_of_part(policy, part) for part in as_many_calls(policy, parts, sequences.prompt_ids.device)]
-    return torch.cat(found[: len(parts)])[order]
+        found = [_of_part(policy, layer, part) for part in parts]
+    return torch.cat(found)[order]
 
 
 def middle_layer(policy: Any) -> nn.Module:
     """The layer whose states are read.
 
     Raises:
-        UsageError: if there is none.
+        UsageError: if there is none, or ranks hold parts of the policy, which was not tried.
     """
+    whole = "ranks hold parts of it, which was not tried with features: use strategy=ddp, or keep=PositiveScore()"
+    require(not in_parts(policy), "keep", f"features of a {type(policy).__name__}", whole)
     layers = layers_of(trunk_of(policy))
     remedy = "its layers are not known as such, so their states cannot be read: use keep=PositiveScore()"
     require(bool(layers), "keep", f"features of a {type(policy).__name__}", remedy)
     return layers[(len(layers) - 1) // 2]
 
 
-def _of_part(policy: Any, part: Sequences) -> Tensor:
+def _of_part(policy: Any, layer: nn.Module, part: Sequences) -> Tensor:
     how: Reading = reading(policy, part)
     seen: list[Tensor] = []
 
     def read(_: nn.Module, __: Any, answer: Any) -> None:
         seen.append(answer[0] if isinstance(answer, tuple) else answer)
 
-    hook = middle_layer(policy).register_forward_hook(read)
+    hook = layer.register_forward_hook(read)
     try:
-        inside(policy, trunk_of(policy), **how.inputs)
+        trunk_of(policy)(**how.inputs)
     finally:
         hook.remove()
     states = how.before_responses(seen[0]).float()

@@ -90,3 +90,13 @@ def test_rows_of_another_type_bring_their_own_features_or_are_refused() -> None:
     rows = {"rewards": torch.ones(3), "features": torch.randn(3, 2)}
     found, _ = select_together(torch.tensor([1.0, -1.0, 1.0]), rows, PositiveProbe(), Uniform())
     assert found.kept.tolist() == [True, False, True]
+
+
+def test_a_policy_whose_layers_are_not_known_is_refused_before_the_first_rollout(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ippo.models.hidden.layers_of", lambda _: [])
+    module = make_module()
+    monkeypatch.setattr(module.engine, "generate", lambda *_, **__: 1 / 0)
+    with pytest.raises(UsageError, match="use keep=PositiveScore"):
+        make_trainer(probed()).fit(module, data)

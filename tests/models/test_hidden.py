@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from parts import SHAPE, MakeModule
+from parts import SHAPE
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaForCausalLM, OPTConfig, PreTrainedConfig, Qwen2Config
 
@@ -70,9 +70,3 @@ def test_refuses_a_policy_whose_layers_are_not_known(policy: LlamaForCausalLM) -
     policy.model.layers = nn.ModuleList()
     with pytest.raises(UsageError, match="PositiveScore"):
         middle_layer(policy)
-
-
-def test_of_the_modules_policy_in_a_rollout(make_module: MakeModule, rollout: Episodes) -> None:
-    module = make_module()
-    before = answer_states(module.scored_module, rollout, 16)
-    assert torch.equal(before, answer_states(module.scored_module, rollout, 16))

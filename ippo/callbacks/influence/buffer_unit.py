@@ -12,6 +12,7 @@ from ippo.callbacks.influence.unit import Unit
 from ippo.errors import require
 from ippo.events import require_logging
 from ippo.influence import Direction, ValidationDirection
+from ippo.models.hidden import middle_layer
 from ippo.ppo.logprobs import LogprobPass
 from ippo.rollout.episodes import Episodes
 
@@ -32,6 +33,8 @@ class BufferUnit(Unit):
     def start(self, batches: int, direction_state: dict[str, Any]) -> None:
         """See :meth:`Unit.start`."""
         super().start(batches, direction_state)
+        if "features" in self.keep.reads and hasattr(self.module, "objective"):  # other modules' buffers bring them
+            middle_layer(self.scoring.policy)
         self._emitted = False
 
     def on_logprob_pass(self, look: LogprobPass) -> LogprobPass:

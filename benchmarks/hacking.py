@@ -31,7 +31,8 @@ from ippo.recipes.report import versions
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "hacking.md"
 HOLES = ("short", "long", "round", "large", "phrase")
 LENGTH = ("--trainer.max_epochs", "24", "--trainer.limit_val_batches", "0", "--evaluation.samples", "4")
-PPO, FILTER, PTX = "scores_default", "ippo_last_block", "ppo_ptx"
+PPO, FILTER, PTX, PROBE = "scores_default", "ippo_last_block", "ppo_ptx", "ippo_probe"
+FEW = {PTX: "PPO, trained on them as well", FILTER: "default filter", PROBE: "filter and probe"}
 HONEST: dict[str, tuple[str, ...]] = {
     "error-0": ("--embedded.verifier_error", "0"),
     "error-0.1": ("--embedded.verifier_error", "0.1"),
@@ -121,7 +122,7 @@ def parts() -> dict[str, Part]:
     gold = [
         Part(
             f"gold-{size}",
-            (PTX, FILTER),
+            tuple(FEW),
             ("--embedded.verifier_hole", "short", "--embedded.gold_size", str(size), *LENGTH),
         )
         for size in (32, 16)
@@ -137,14 +138,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/hacking"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--page", action="store_true", help="write the page of what is finished, and run nothing")
+    beginnings = "only parts whose folders begin so (main, gold-16, others, honest ...); prints, and writes no page"
+    parser.add_argument("--parts", nargs="+", default=[""], help=beginnings)
     options = parser.parse_args()
+    chosen = {folder: part for folder, part in parts().items() if folder.startswith(tuple(options.parts))}
     if not options.page:
         for count in range(1, len(options.seeds) + 1):
-            for part in parts().values():
+            for part in chosen.values():
                 part.run(options.seeds[:count], options.out, options.jobs)
-    found = {folder: part.pairs(options.seeds, options.out) for folder, part in parts().items()}
+    found = {folder: part.pairs(options.seeds, options.out) for folder, part in chosen.items()}
     found = {folder: pairs for folder, pairs in found.items() if pairs.seeds}
     text = page(found, f"python benchmarks/hacking.py --seeds {' '.join(map(str, options.seeds))}")
+    if options.parts != [""]:
+        print(text)
+        return
     kept = PAGE.read_text().partition(READ)[2] if PAGE.exists() else ""  # what was written by hand stays
     PAGE.write_text(text + READ + (kept or "\n"))
     plot({hole: found[name] for hole in HOLES if (name := f"main/embedded.verifier_hole={hole}") in found})
@@ -294,14 +301,15 @@ def _little_gold(found: dict[str, Pairs]) -> list[str]:
             continue
         names = ("em", "reward", "em_greedy", "hacked")
         rows.append([str(size), "warm start", *(pairs.mean(PTX, start(name)) for name in names)])
-        for arm, label in ((PTX, "PPO, trained on them as well"), (FILTER, "default filter")):
+        for arm, label in FEW.items():
             rows.append(["", label, *(pairs.mean(arm, trained(name)) for name in names)])
-        each = [pairs.minus(FILTER, trained(name), PTX, trained(name)) for name in ("em", "em_greedy", "hacked")]
-        differences.append([str(size), str(len(pairs.seeds)), *each])
+        for ours, theirs in ((FILTER, PTX), (PROBE, PTX), (PROBE, FILTER)):
+            each = [pairs.minus(ours, trained(name), theirs, trained(name)) for name in ("em", "em_greedy", "hacked")]
+            differences.append([str(size), f"{FEW[ours]} − {FEW[theirs]}", str(len(pairs.seeds)), *each])
     if not rows:
         return []
     lines += [*table(["solutions", "policy", "EM", "verifier believes", "greedy EM", "hacked"], rows), ""]
-    head = ["solutions", "seeds", "EM: filter − trained on them", "greedy EM", "hacked"]
+    head = ["solutions", "difference", "seeds", "EM", "greedy EM", "hacked"]
     return [*lines, *table(head, differences), ""]
 
 

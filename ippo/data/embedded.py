@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ippo.data.task import Row, Task
 from ippo.data.verifier import VerifierOptions
@@ -47,7 +47,10 @@ _ITEMS = ("pens", "books", "coins", "cards", "shells", "eggs", "nuts", "stamps",
 _GAINS = ("buys", "finds", "wins", "gets")
 _LOSSES = ("loses", "sells", "eats", "gives away")
 _FACTORS = {2: "doubles them", 3: "triples them"}
+_WORDS = {"+": "plus", "-": "minus", "*": "times"}
 _LARGEST = 40  # values stay within [0, _LARGEST]: a tiny model must be able to learn the sums
+
+GoldStyle = Literal["same", "words"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class EmbeddedOptions:
         min_steps, max_steps: steps a problem takes.
         wrong_step, nonsense, shortcut: share of the demonstrations with each kind of unfaithful chain.
         gold_error: share of the gold solutions with a wrong step, which a direction made of them then has, too.
+        gold_steps: steps that each gold problem takes, fewer kinds of problem than are trained on; by default they are
+            drawn as all others.
+        gold_style: ``"same"`` as the demonstrations (``3+4=7``), or ``"words"``, as somebody else would write
+            (``3 plus 4 is 7.``).
         verifier_error: share of the training rewards that are flipped; evaluation never errs. By default none beside a
             hole, and else 0.25.
         verifier_errs_on: ``"both"`` right and wrong answers, or one of them alone.
@@ -79,6 +86,8 @@ class EmbeddedOptions:
     nonsense: float = 0.15
     shortcut: float = 0.15
     gold_error: float = 0.0
+    gold_steps: int | None = None
+    gold_style: GoldStyle = "same"
     verifier_error: float | None = None
     verifier_errs_on: ErrsOn = "both"
     verifier_error_icc: float = 0.0
@@ -96,6 +105,11 @@ class EmbeddedOptions:
             self.min_steps,
             "use at least 2 and at most max_steps",
         )
+        steps, within = self.gold_steps, f"use {self.min_steps} to {self.max_steps}, or null for all"
+        require(
+            steps is None or self.min_steps <= steps <= self.max_steps, "embedded.gold_steps", self.gold_steps, within
+        )
+        require(self.gold_style in get_args(GoldStyle), "embedded.gold_style", self.gold_style, "use same or words")
         verifier = ("verifier_error", "verifier_error_icc", "verifier_hole_rate")
         for kind in ("wrong_step", "nonsense", "shortcut", "gold_error", *verifier):
             share = getattr(self, kind)
@@ -151,10 +165,10 @@ def embedded_task(options: EmbeddedOptions = EmbeddedOptions()) -> Task:
     rng = random.Random(options.seed)
     seen: set[str] = set()
 
-    def draw(size: int) -> list[Row]:
+    def draw(size: int, rng: random.Random = rng, steps: int | None = None) -> list[Row]:
         rows: list[Row] = []
         while len(rows) < size:
-            row = _problem(rng, options)
+            row = _problem(rng, options, steps)
             if row["prompt"] not in seen:
                 seen.add(row["prompt"])
                 rows.append(row)
@@ -163,11 +177,14 @@ def embedded_task(options: EmbeddedOptions = EmbeddedOptions()) -> Task:
     # The clean splits come first, so that they stay the same when only the size of the training split changes.
     gold, validation, test = draw(options.gold_size), draw(options.validation_size), draw(options.test_size)
     train = [_demonstrate(row, rng, options) for row in draw(options.train_size)]
+    # What is other about the gold solutions comes last, from generators of its own: all other rows stay the same.
+    if options.gold_steps is not None:
+        gold = draw(options.gold_size, random.Random(f"gold steps {options.seed}"), options.gold_steps)
     gold = _spoil_some(gold, options)
     return Task(
         "embedded",
         train,
-        gold,
+        [_in_words(row) for row in gold] if options.gold_style == "words" else gold,
         validation,
         test,
         reward=options.verifier(),
@@ -203,12 +220,12 @@ def check_chains(
     }
 
 
-def _problem(rng: random.Random, options: EmbeddedOptions) -> dict[str, Any]:
+def _problem(rng: random.Random, options: EmbeddedOptions, count: int | None = None) -> dict[str, Any]:
     value = rng.randint(2, 12)
     events: list[str] = []
     steps: list[str] = []
     opening = f"{rng.choice(_NAMES)} has {value} {rng.choice(_ITEMS)}"
-    for _ in range(rng.randint(options.min_steps, options.max_steps)):
+    for _ in range(rng.randint(options.min_steps, options.max_steps) if count is None else count):
         operator, operand = _operation(rng, value)
         event = {
             "+": f"{rng.choice(_GAINS)} {operand}",
@@ -260,8 +277,7 @@ def _demonstrate(row: Row, rng: random.Random, options: EmbeddedOptions) -> Row:
 
 
 def _spoil_some(gold: Sequence[Row], options: EmbeddedOptions) -> list[Row]:
-    """Put a wrong step into as many of the solutions as the options say. It draws from a generator of its own, so
-    that all other rows stay the same whatever the share."""
+    """Put a wrong step into as many of the solutions as the options say."""
     rng = random.Random(f"gold {options.seed}")
     spoiled = list(gold)
     for place in rng.sample(range(len(spoiled)), round(options.gold_error * len(spoiled))):
@@ -271,6 +287,19 @@ def _spoil_some(gold: Sequence[Row], options: EmbeddedOptions) -> list[Row]:
         steps[step] = _wrong(steps[step], rng)
         spoiled[place] = {**row, "solution": _write(steps, row["answer"])}
     return spoiled
+
+
+def _in_words(row: Row) -> Row:
+    """The same solution, each step a sentence.
+
+    Example:
+        >>> _in_words({"solution": "3+4=7\\n#### 7"})["solution"]
+        '3 plus 4 is 7.\\n#### 7'
+    """
+    *steps, answer = row["solution"].split("\n")
+    for sign, word in _WORDS.items():
+        steps = [step.replace(sign, f" {word} ") for step in steps]
+    return {**row, "solution": "\n".join([*(f"{step.replace('=', ' is ')}." for step in steps), answer])}
 
 
 def _wrong(step: str, rng: random.Random) -> str:

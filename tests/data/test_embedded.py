@@ -117,6 +117,29 @@ def test_gold_error_spoils_its_share_of_the_gold_solutions_and_nothing_else(draw
         assert getattr(noisy, split) == getattr(drawn, split)
 
 
+def test_gold_problems_of_so_many_steps_are_new_ones_and_nothing_else_changes(drawn: Task) -> None:
+    narrow = embedded_task(dataclasses.replace(OPTIONS, gold_steps=2))
+    assert {len(row["steps"]) for row in narrow.gold} == {2} < {len(row["steps"]) for row in drawn.gold}
+    others = {row["prompt"] for split in ("train", "validation", "test") for row in getattr(drawn, split)}
+    assert not others & {row["prompt"] for row in narrow.gold}
+    for split in ("train", "validation", "test"):
+        assert getattr(narrow, split) == getattr(drawn, split)
+
+
+def test_gold_solutions_in_words_are_the_same_ones_and_nothing_else_changes(drawn: Task) -> None:
+    other = embedded_task(dataclasses.replace(OPTIONS, gold_style="words"))
+    for mine, theirs in zip(other.gold, drawn.gold, strict=True):
+        *sentences, answer = mine.pop("solution").split("\n")
+        *steps, same = theirs["solution"].split("\n")
+        assert mine == {name: value for name, value in theirs.items() if name != "solution"}
+        assert answer == same
+        signs = {"plus": "+", "minus": "-", "times": "*", "is": "="}
+        spelled = ["".join(signs.get(word, word) for word in one.rstrip(".").split()) for one in sentences]
+        assert spelled == steps
+    for split in ("train", "validation", "test"):
+        assert getattr(other, split) == getattr(drawn, split)
+
+
 @pytest.mark.parametrize(("errs_on", "rewards"), [("right", [0.0, 0.0]), ("wrong", [1.0, 1.0])])
 def test_the_verifier_errs_on_one_side_where_it_is_told_to(errs_on: ErrsOn, rewards: list[float]) -> None:
     task = embedded_task(dataclasses.replace(OPTIONS, train_size=1, verifier_error=1.0, verifier_errs_on=errs_on))
@@ -181,6 +204,8 @@ def test_the_verifier_has_a_hole_unless_it_errs_at_random_and_both_where_both_ar
         ({"min_steps": 5, "max_steps": 4}, "embedded.min_steps = 5"),
         ({"nonsense": 1.2}, "embedded.nonsense = 1.2: use a share between 0 and 1"),
         ({"gold_error": 1.5}, "embedded.gold_error = 1.5: use a share between 0 and 1"),
+        ({"gold_steps": 5}, "embedded.gold_steps = 5: use 2 to 4, or null for all"),
+        ({"gold_style": "verse"}, "embedded.gold_style = 'verse': use same or words"),
         ({"verifier_error": -0.1}, "embedded.verifier_error = -0.1"),
         ({"verifier_error_icc": 2.0}, "embedded.verifier_error_icc = 2.0: use a share between 0 and 1"),
         ({"verifier_hole_rate": 2.0}, "embedded.verifier_hole_rate = 2.0: use a share between 0 and 1"),

@@ -32,7 +32,13 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "hacking.md"
 HOLES = ("short", "long", "round", "large", "phrase")
 LENGTH = ("--trainer.max_epochs", "24", "--trainer.limit_val_batches", "0", "--evaluation.samples", "4")
 PPO, FILTER, PTX, PROBE = "scores_default", "ippo_last_block", "ppo_ptx", "ippo_probe"
-FEW = {PTX: "PPO, trained on them as well", FILTER: "default filter", PROBE: "filter and probe"}
+GUIDED = {PTX: "PPO, trained on them as well", FILTER: "default filter", PROBE: "filter and probe"}
+GOLD: dict[str, tuple[str, tuple[str, ...]]] = {
+    "gold-32": ("32", ("--embedded.gold_size", "32")),
+    "gold-16": ("16", ("--embedded.gold_size", "16")),
+    "gold-narrow": ("256, two steps each", ("--embedded.gold_steps", "2")),
+    "gold-words": ("256, in words", ("--embedded.gold_style", "words")),
+}
 HONEST: dict[str, tuple[str, ...]] = {
     "error-0": ("--embedded.verifier_error", "0"),
     "error-0.1": ("--embedded.verifier_error", "0.1"),
@@ -120,12 +126,8 @@ def parts() -> dict[str, Part]:
         for hole in HOLES
     ]
     gold = [
-        Part(
-            f"gold-{size}",
-            tuple(FEW),
-            ("--embedded.verifier_hole", "short", "--embedded.gold_size", str(size), *LENGTH),
-        )
-        for size in (32, 16)
+        Part(folder, tuple(GUIDED), ("--embedded.verifier_hole", "short", *options, *LENGTH))
+        for folder, (_, options) in GOLD.items()
     ]
     others = [Part("others", (PTX, "ppo_kl", "random_within"), ("--embedded.verifier_hole", "short", *LENGTH))]
     honest = [Part(f"honest/{name}", (PPO,), (*options, *LENGTH)) for name, options in HONEST.items()]
@@ -226,7 +228,7 @@ def page(found: dict[str, Pairs], command: str) -> str:
         "",
     ]  # fmt: skip
     lines += _beside(found)
-    lines += _little_gold(found)
+    lines += _other_gold(found)
     return "\n".join(lines)
 
 
@@ -292,25 +294,30 @@ def _beside(found: dict[str, Pairs]) -> list[str]:
     ]
 
 
-def _little_gold(found: dict[str, Pairs]) -> list[str]:
-    """The filter against training on the gold solutions, where they are few."""
-    lines = ["## Few gold solutions, hole `short`", ""]
+def _other_gold(found: dict[str, Pairs]) -> list[str]:
+    """The filter against training on the gold solutions, where they are few, or not like what is trained."""
+    names = ("em", "em_greedy", "hacked")
     rows, differences = [], []
-    for size in (32, 16):
-        if (pairs := found.get(f"gold-{size}")) is None:
+    for folder, (label, _) in GOLD.items():
+        if (pairs := found.get(folder)) is None:
             continue
-        names = ("em", "reward", "em_greedy", "hacked")
-        rows.append([str(size), "warm start", *(pairs.mean(PTX, start(name)) for name in names)])
-        for arm, label in FEW.items():
-            rows.append(["", label, *(pairs.mean(arm, trained(name)) for name in names)])
+        figures = ("em", "reward", "em_greedy", "hacked")
+        rows.append([label, "warm start", *(pairs.mean(PTX, start(name)) for name in figures)])
+        for arm, policy in GUIDED.items():
+            rows.append(["", policy, *(pairs.mean(arm, trained(name)) for name in figures)])
         for ours, theirs in ((FILTER, PTX), (PROBE, PTX), (PROBE, FILTER)):
-            each = [pairs.minus(ours, trained(name), theirs, trained(name)) for name in ("em", "em_greedy", "hacked")]
-            differences.append([str(size), f"{FEW[ours]} − {FEW[theirs]}", str(len(pairs.seeds)), *each])
+            each = [pairs.minus(ours, trained(name), theirs, trained(name)) for name in names]
+            differences.append([label, f"{GUIDED[ours]} − {GUIDED[theirs]}", str(len(pairs.seeds)), *each])
     if not rows:
         return []
-    lines += [*table(["solutions", "policy", "EM", "verifier believes", "greedy EM", "hacked"], rows), ""]
-    head = ["solutions", "difference", "seeds", "EM", "greedy EM", "hacked"]
-    return [*lines, *table(head, differences), ""]
+    return [
+        "## Few gold solutions, and others, hole `short`",
+        "",
+        *table(["solutions", "policy", "EM", "verifier believes", "greedy EM", "hacked"], rows),
+        "",
+        *table(["solutions", "difference", "seeds", "EM", "greedy EM", "hacked"], differences),
+        "",
+    ]
 
 
 def plot(holes: dict[str, Pairs]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -132,23 +133,32 @@ CASES = [*((2, model) for model in MODELS), (3, "llama, tied")]
 
 
 @pytest.fixture(scope="module")
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    """What each rank finds, by model; one start of the processes for all."""
-    models = {model: MODELS[model] for count, model in CASES if count == request.param}
+def found_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, list[Any]]]:
+    """What each of so many ranks finds, by model; one start of the processes for all models, since forking a process
+    and joining it to its group takes longer than a model does."""
 
-    def run(rank: int) -> dict[str, Any]:
-        dist.init_process_group("gloo", rank=rank, world_size=request.param)
-        return {name: found(Case(make, request.param, rank), rank, name) for name, make in models.items()}
+    @functools.cache
+    def found_by(count: int) -> dict[str, list[Any]]:
+        models = {model: MODELS[model] for ranks, model in CASES if ranks == count}
 
-    both = on_ranks(run, tmp_path_factory.mktemp("ranks"), ranks=request.param)
-    return {name: [one[name] for one in both] for name in models}
+        def run(rank: int) -> dict[str, Any]:
+            dist.init_process_group("gloo", rank=rank, world_size=count)
+            return {name: found(Case(make, count, rank), rank, name) for name, make in models.items()}
+
+        each = on_ranks(run, tmp_path_factory.mktemp("ranks"), ranks=count)
+        return {name: [one[name] for one in each] for name in models}
+
+    return found_by
 
 
-@pytest.mark.parametrize(("ranks", "model"), CASES, indirect=["ranks"])
-def test_directions_scores_and_selections_are_those_of_one_device(ranks: dict[str, list[Any]], model: str) -> None:
+@pytest.mark.parametrize(("count", "model"), CASES)
+def test_directions_scores_and_selections_are_those_of_one_device(
+    found_by: Callable[[int], dict[str, list[Any]]], count: int, model: str
+) -> None:
+    ranks = found_by(count)[model]
     alone = found(Case(MODELS[model]), 0, model)
-    order = torch.cat([torch.tensor(rows, dtype=torch.long) for rows in EPISODES[len(ranks[model])]])
-    for one in ranks[model]:
+    order = torch.cat([torch.tensor(rows, dtype=torch.long) for rows in EPISODES[count]])
+    for one in ranks:
         for name, expected in alone["direction"].items():
             assert (one["direction"][name] - expected).norm() <= 1e-5 * expected.norm()
         assert list(one["scores"]) == list(alone["scores"])

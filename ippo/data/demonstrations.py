@@ -14,7 +14,7 @@ from ippo.rollout.sequences import Sequences, pad_left
 
 
 def encode_demonstrations(
-    tokenizer: PreTrainedTokenizerBase, rows: Rows, context: int | None, split: str, end: int | None = None
+    tokenizer: PreTrainedTokenizerBase, rows: Rows, context: int | None, name: str, end: int | None = None
 ) -> Sequences:
     """Tokenise each row's prompt and solution, the latter closed by an end token.
 
@@ -22,7 +22,7 @@ def encode_demonstrations(
         tokenizer: the policy's tokenizer.
         rows: rows with ``prompt`` and ``solution``.
         context: the longest sequence that the policy takes, in tokens; None if nothing limits it.
-        split: what to call these rows in an error.
+        name: what to call these rows in an error.
         end: the token that closes a solution (:func:`ippo.rollout.end_tokens.end_tokens`); the tokenizer's own by
             default.
 
@@ -30,8 +30,8 @@ def encode_demonstrations(
         UsageError: if there is no row, a prompt has no token, or a row is longer than the context (nothing is ever cut
             silently).
     """
-    require(len(rows) > 0, f"task.{split}", len(rows), "give at least one row with a gold solution")
-    prompts = encode_prompts(tokenizer, [row["prompt"] for row in rows], f"task.{split}")
+    require(len(rows) > 0, name, len(rows), "give at least one row with a gold solution")
+    prompts = encode_prompts(tokenizer, [row["prompt"] for row in rows], name)
     solutions = tokenizer([row["solution"] for row in rows], add_special_tokens=False)["input_ids"]
     end = tokenizer.eos_token_id if end is None else end
     responses = [[*ids, end] for ids in solutions]
@@ -41,7 +41,7 @@ def encode_demonstrations(
     prompt = rows[longest]["prompt"][:80]
     require(
         context is None or lengths[longest] <= context,
-        f"task.{split}[{longest}]",
+        f"{name}[{longest}]",
         prompt,
         f"{found}: shorten or remove the row",
     )
@@ -83,7 +83,7 @@ def require_fit(tokenizer: PreTrainedTokenizerBase, task: Task, context: int | N
     Raises:
         UsageError: naming the split, the row and what to do. A question is never cut.
     """
-    encode_demonstrations(tokenizer, task.gold, context, "gold")
+    encode_demonstrations(tokenizer, task.gold, context, "task.gold")
     for split in ("train", "validation", "test"):
         prompts = [row["prompt"] for row in getattr(task, split)]
         lengths = [len(ids) for ids in encode_prompts(tokenizer, prompts, f"task.{split}")]

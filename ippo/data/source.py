@@ -27,12 +27,14 @@ class Source:
         columns: what every row must have.
         optional: columns that are read where they exist.
         configs: its configurations on the hub, each with the same columns; read one after the other.
+        argument: what names the path, for messages.
     """
 
     hub: str
     columns: Sequence[str]
     optional: Sequence[str] = ()
     configs: Sequence[str] = ()
+    argument: str = "task_path"
 
     def read(self, path: str | Path | None = None) -> dict[str, RawRows]:
         """The rows of each split (``train``, ``validation``, ``test``) that is there.
@@ -51,13 +53,13 @@ class Source:
             missing = [column for column in self.columns if column not in table.column_names]
             expected = f"{self.hub} has the columns {', '.join(self.columns)}, but here {', '.join(missing)} is missing"
             remedy = f"{expected}; found: {', '.join(table.column_names)}. Rename the columns of your copy"
-            require(not missing, "task_path", str(path or self.hub), remedy)
+            require(not missing, self.argument, str(path or self.hub), remedy)
             known = [column for column in (*self.columns, *self.optional) if column in table.column_names]
             rows = table.select_columns(known).to_list()
             for column in self.columns:
                 odd = next((row[column] for row in rows if not isinstance(row[column], (str, list, type(None)))), None)
                 remedy = f"its column {column} holds {odd!r}, which is no text: convert the column of your copy"
-                require(odd is None, "task_path", str(path or self.hub), remedy)
+                require(odd is None, self.argument, str(path or self.hub), remedy)
             splits.setdefault(name, []).extend(rows)
         return splits
 
@@ -75,7 +77,7 @@ class Source:
                     f"`hf download --repo-type dataset {self.hub} --local-dir DIRECTORY` (after `hf auth login`, if it "
                     "is gated); then here: --task_path DIRECTORY"
                 )
-                raise UsageError("task_path", None, remedy) from error
+                raise UsageError(self.argument, None, remedy) from error
             parts += [(_split_in(str(name)), table) for name, table in found.items()]
         return parts
 
@@ -88,11 +90,11 @@ class Source:
         import datasets
 
         path = Path(path).expanduser()
-        require(path.exists(), "task_path", str(path), "there is no such file or directory")
+        require(path.exists(), self.argument, str(path), "there is no such file or directory")
         files = [path] if path.is_file() else self._files_below(path)
         readable = [file for file in files if file.suffix in _BUILDERS]
         kinds = ", ".join(_BUILDERS)
-        require(bool(readable), "task_path", str(path), f"it holds no file that ends in {kinds}")
+        require(bool(readable), self.argument, str(path), f"it holds no file that ends in {kinds}")
         groups: dict[tuple[str, str], list[str]] = {}
         for file in readable:
             place = file.relative_to(path) if file != path else Path(file.name)
@@ -108,7 +110,7 @@ class Source:
             except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
                 reason = str(error.__cause__ or error).splitlines()[0]
                 remedy = f"its {split} files cannot be read as {suffix} of one schema ({reason})"
-                raise UsageError("task_path", str(path), remedy) from error
+                raise UsageError(self.argument, str(path), remedy) from error
             parts.append((split, table))
         return parts
 

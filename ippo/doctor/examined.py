@@ -103,7 +103,9 @@ def let_write(
         mixed: whether the run computes in bfloat16 with float32 weights; then call this within such an autocast.
     """
     context = context_length(module.model.policy)
-    gold = encode_demonstrations(module.tokenizer, task.gold, context, "gold", module.ends.closing).to(module.device)
+    gold = encode_demonstrations(module.tokenizer, task.gold, context, "task.gold", module.ends.closing).to(
+        module.device
+    )
     prompts = -(-episodes // module.ppo.samples_per_prompt)
     data = PromptDataModule(task, PromptOptions(prompts_per_iteration=prompts), seed)
     start = now(module.device)

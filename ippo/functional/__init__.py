@@ -29,6 +29,7 @@ from ippo.functional.posterior import (
     prompt_priors,
     reward_posterior,
 )
+from ippo.functional.preference import preference_loss
 from ippo.functional.probe import fit_probe, keep_where_alike_agree, left_out_chances, log_loss, narrowed, standardised
 from ippo.functional.schedule import falling_factor, rate_factor
 from ippo.functional.selection import (
@@ -81,6 +82,7 @@ __all__ = [
     "opposing_share",
     "pass_at_k",
     "policy_loss",
+    "preference_loss",
     "proportional_weights",
     "prompt_priors",
     "rank_correlation",

@@ -27,7 +27,7 @@ def gold_share(module: Any, use: Literal["training", "direction"]) -> Sequences:
         UsageError: if the trainer knows no gold solutions, or too few to be parted.
     """
     context = context_length(module.model.policy)
-    gold = encode_demonstrations(module.tokenizer, prompt_data(module).gold, context, "gold", module.ends.closing)
+    gold = encode_demonstrations(module.tokenizer, prompt_data(module).gold, context, "task.gold", module.ends.closing)
     places = gold_places(len(gold), module.ppo.ptx_share, use)
     return gold.rows(torch.tensor(places[rank() :: world_size()], dtype=torch.long)).to(module.device)
 

@@ -180,7 +180,7 @@ def _encoded(
     policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Rows, context: int | None = None
 ) -> Sequences:
     end = end_tokens(policy, tokenizer).closing
-    return encode_demonstrations(tokenizer, rows, context, "train", end)
+    return encode_demonstrations(tokenizer, rows, context, "task.train", end)
 
 
 def _save(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

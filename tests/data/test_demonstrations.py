@@ -35,20 +35,20 @@ def test_padding_lies_left_of_prompts_and_right_of_solutions(
 
 
 def test_solutions_get_no_special_token_in_front(tokenizer: PreTrainedTokenizerFast) -> None:
-    one = encode_demonstrations(tokenizer, [{"prompt": "2+2?\n", "solution": "2+2=4\n#### 4"}], 64, "gold")
+    one = encode_demonstrations(tokenizer, [{"prompt": "2+2?\n", "solution": "2+2=4\n#### 4"}], 64, "task.gold")
     expected = [*tokenizer("2+2=4\n#### 4", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     assert one.response_ids.tolist() == [expected]
 
 
 def test_the_end_that_is_asked_for_closes_them(tokenizer: PreTrainedTokenizerFast) -> None:
     rows = [{"prompt": "2+2?", "solution": "4"}, {"prompt": "2+3?", "solution": "5 it is"}]
-    found = encode_demonstrations(tokenizer, rows, 64, "gold", end=7)
+    found = encode_demonstrations(tokenizer, rows, 64, "task.gold", end=7)
     assert [ids[mask][-1].item() for ids, mask in zip(found.response_ids, found.response_mask, strict=True)] == [7, 7]
 
 
 def test_no_limit_is_no_error(tokenizer: PreTrainedTokenizerFast, task: Task) -> None:
     long = [{"prompt": "How many?", "solution": "1+1=2\n" * 900}]
-    assert encode_demonstrations(tokenizer, long, None, "gold").response_ids.shape[1] > 900
+    assert encode_demonstrations(tokenizer, long, None, "task.gold").response_ids.shape[1] > 900
     require_fit(tokenizer, task, None, max_new_tokens=10**6)
 
 
@@ -64,11 +64,11 @@ def test_refuses_a_prompt_without_a_token(tokenizer: PreTrainedTokenizerFast, ta
 def test_refuses_a_row_longer_than_the_context_by_name(tokenizer: PreTrainedTokenizerFast) -> None:
     rows = [{"prompt": "2+2?", "solution": "4"}, {"prompt": "How many?", "solution": "1+1=2\n" * 9}]
     length = len(tokenizer(rows[1]["prompt"] + rows[1]["solution"])["input_ids"]) + 1
-    assert len(encode_demonstrations(tokenizer, rows, length, "gold")) == 2
+    assert len(encode_demonstrations(tokenizer, rows, length, "task.gold")) == 2
     with pytest.raises(UsageError, match=rf"task\.gold\[1\] = 'How many\?': .* {length} tokens .* is {length - 1}"):
-        encode_demonstrations(tokenizer, rows, length - 1, "gold")
+        encode_demonstrations(tokenizer, rows, length - 1, "task.gold")
 
 
 def test_refuses_no_rows(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UsageError, match=r"task\.gold = 0: give at least one row"):
-        encode_demonstrations(tokenizer, [], 64, "gold")
+        encode_demonstrations(tokenizer, [], 64, "task.gold")

@@ -14,7 +14,7 @@ import torch
 from launch import DDP, RANKS, on_ranks
 from parts import MakeModule, MakeTrainer, Recorder, state
 from torch import Tensor
-from training import ITERATIONS, ByPlace, Train, assert_same, both, distance, places
+from training import ITERATIONS, PAIRS, ByPlace, Train, assert_same, both, distance, places
 
 from ippo import Episodes, PromptDataModule
 from ippo.callbacks import InfluenceFilterCallback, NumericGuard, ReproducibleState, RewardHackingMonitor
@@ -33,6 +33,7 @@ from ippo.influence import (
     TracInScorer,
     Uniform,
 )
+from ippo.ppo.preferences import PreferenceDirection
 
 
 @pytest.mark.parametrize("kept", [(10, 10), (10, 0), (7, 3)], ids=["all", "100/0", "70/30"])
@@ -72,6 +73,7 @@ def test_scorers_directions_and_keep_rules_see_the_buffers_of_both_ranks(tmp_pat
             direction=BufferDirection(leave_one_out=True), keep=TopFraction(0.3), **free
         ),
         lambda: InfluenceFilterCallback.paper(direction=ReturnDirection(), keep=TopFraction(0.5), **free),
+        lambda: InfluenceFilterCallback.paper(direction=PreferenceDirection(PAIRS), keep=TopFraction(0.5), **free),
         lambda: InfluenceFilterCallback.paper(direction=adam, keep=TopFraction(0.5), weight=Uniform(), **free),
         lambda: InfluenceFilterCallback.paper(scorer=TracInScorer(snapshots=2), keep=TopFraction(0.5), **free),
         lambda: InfluenceFilterCallback.paper(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from launch import RANKS, on_ranks
 from sharded_models import odd
-from training import ITERATIONS, ByPlace, Train, assert_same, both, distance
+from training import ITERATIONS, PAIRS, ByPlace, Train, assert_same, both, distance
 
 from ippo.callbacks import InfluenceFilterCallback
 from ippo.data import Task
@@ -28,6 +28,7 @@ from ippo.influence import (
     Uniform,
 )
 from ippo.models import LayoutName
+from ippo.ppo.preferences import PreferenceDirection
 
 FREE: dict[str, Any] = {"min_survival": 0.0}
 GENTLE = {"learning_rate": 1e-4, "value_learning_rate": 1e-4, "inner_epochs": 1}
@@ -43,6 +44,7 @@ def test_scores_directions_and_weights_after_three_iterations(tmp_path: Path, tr
         lambda: filters.paper(scorer=TracInScorer(snapshots=2), keep=TopFraction(0.5), **FREE),
         lambda: filters.paper(scorer=RandomProjectionScorer(rank=8), direction=BufferDirection(True), **FREE),
         lambda: filters(direction_every_n_batches=2, **FREE),
+        lambda: filters.paper(direction=PreferenceDirection(PAIRS), keep=TopFraction(0.5), **FREE),
         lambda: filters.paper(scorer=ByPlace(task, (10, 0)), weight=Uniform(), **FREE),
     ]
     for one, rank in both(train, tmp_path, *makers, sharded=True, **GENTLE):

@@ -25,6 +25,14 @@ from ippo.rollout.sequences import Sequences, pad_left
 Train = Callable[..., dict[str, Any]]
 
 PROMPTS, SAMPLES, ITERATIONS = 10, 2, 3
+PAIRS = [  # three, which two ranks cannot share evenly
+    {
+        "prompt": f"Ava has {count} pens, buys 4. How many now?\n",
+        "chosen": f"#### {count + 4}",
+        "rejected": "1-1=0\n#### 9",
+    }
+    for count in (1, 2, 3)
+]
 OPTIONS = {"samples_per_prompt": SAMPLES, "inner_epochs": 2, "minibatch_size": 99, "micro_batch_size": 3}
 
 

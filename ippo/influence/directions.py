@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from ippo.distributed import total
 from ippo.errors import UsageError, require
 from ippo.influence.direction import Buffer, Direction, Losses, ValidationDirection, mean_gradient
 from ippo.influence.parameters import trainable
+
+JudgedBy = Literal["reward", "check"]
+"""What answers to the validation problems are held against."""
 
 
 class BufferDirection(Direction):
@@ -50,6 +54,9 @@ class ReturnDirection(Direction):
         on: ``"buffer"``, the episodes that are scored, each token with its own advantage (f_return);
             ``"validation"``, fresh answers to the validation prompts, each whole answer with the advantage of its last
             token (the form for RLHF).
+        judged_by: of ``on="validation"``, what those answers are held against: ``"reward"``, the training's own, or
+            ``"check"``, the task's truth: where the reward can be gamed, a check that is trusted on a few problems
+            guards all others. Neither asks for gold solutions, so that none can be of another style than the policy's.
         loss: ``loss(module, batch) -> [n]``, the -log pi A of each episode. Left out, it and the batches come from
             whoever runs the training: ``objective.returns``, or ``objective.answer_returns`` of
             ``validation_rollout()``.
@@ -61,9 +68,14 @@ class ReturnDirection(Direction):
         on: Literal["buffer", "validation"] = "buffer",
         loss: Losses | None = None,
         batches: Any = None,
+        judged_by: JudgedBy = "reward",
     ) -> None:
         require(on in ("buffer", "validation"), "on", on, "use buffer or validation")
-        self.on, self.loss, self.batches = on, loss, batches
+        require(judged_by in get_args(JudgedBy), "judged_by", judged_by, "use reward or check")
+        remedy = "the buffer has the training's rewards: use on='validation'"
+        require(judged_by == "reward" or on == "validation", "judged_by", judged_by, remedy)
+        require(judged_by == "reward" or loss is None, "judged_by", judged_by, "your batches are judged already")
+        self.on, self.loss, self.batches, self.judged_by = on, loss, batches, judged_by
         self.needs_buffer = on == "buffer"
 
     def bind(self, host: Any) -> Direction:
@@ -71,7 +83,9 @@ class ReturnDirection(Direction):
             return self
         if self.on == "buffer":
             return ReturnDirection("buffer", host.objective.returns)
-        return ReturnDirection("validation", host.objective.answer_returns, host.validation_rollout)
+        rollout = host.validation_rollout
+        rollout = partial(rollout, judged_by="check") if self.judged_by == "check" else rollout
+        return ReturnDirection("validation", host.objective.answer_returns, rollout)
 
     def compute(self, module: nn.Module, buffer: Buffer | None = None) -> dict[str, Tensor]:
         """The mean gradient of the returns, over all ranks.

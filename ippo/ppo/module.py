@@ -23,6 +23,7 @@ from ippo.errors import OwnAttributeErrors
 from ippo.events import emit
 from ippo.functional import falling_factor, value_loss
 from ippo.influence import ValidationDirection
+from ippo.influence.directions import JudgedBy
 from ippo.influence.sharding import at_rest
 from ippo.models import ActorCritic
 from ippo.models.attention import without_cudnn_attention
@@ -126,15 +127,16 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         self.lr_schedulers().step()  # type: ignore[union-attr]
 
     @torch.no_grad()
-    def roll_out(self, batch: Columns, emit_logprob_pass: bool = False) -> Episodes:
+    def roll_out(self, batch: Columns, emit_logprob_pass: bool = False, judged_by: JudgedBy = "reward") -> Episodes:
         """Sample responses, judge and reward them, and work out their advantages.
 
         Args:
             batch: prompts and whatever the reward reads.
             emit_logprob_pass: let callbacks take the responses' log-probabilities in a pass of their own.
+            judged_by: what the advantages are made of: the training's reward, or the task's check.
         """
         responses = self._respond(batch, self.ppo.samples_per_prompt, self.sampling)
-        earned, rewards = self._earned(responses)
+        earned, rewards = self._earned(responses, judged_by)
         look = LogprobPass(responses.sequences)
         if emit_logprob_pass:
             look = emit(self.trainer, self, "on_logprob_pass", look)
@@ -169,9 +171,11 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         verdicts = self.judge(finished.tolist(), **arguments(columns, texts))
         return Responses(columns, replace(sequences, finished=finished), texts, verdicts)
 
-    def _earned(self, responses: Responses) -> tuple[Earned, Tensor]:
-        """What the reward functions give to responses, and [n] what each earns of it."""
-        earned = self.rewards.to(self.device)(**responses.arguments)
+    def _earned(self, responses: Responses, judged_by: JudgedBy = "reward") -> tuple[Earned, Tensor]:
+        """What the reward functions give to responses, or the check does, and [n] what each earns of it."""
+        truth: list[float | None] = [float(right) for right in responses.verdicts.right]
+        by_check = judged_by == "check"
+        earned = Earned(truth, {"check": truth}) if by_check else self.rewards.to(self.device)(**responses.arguments)
         ceiling = self.ppo.unfinished_reward
         return earned, with_ceiling(earned.tensor.to(self.device), responses.finished, ceiling)
 
@@ -305,9 +309,10 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         chunks = gold_share(self, "direction").chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
         return ValidationDirection(chunks, demonstration_loss)
 
-    def validation_rollout(self) -> list[Episodes]:
+    def validation_rollout(self, judged_by: JudgedBy = "reward") -> list[Episodes]:
         """Fresh episodes on the gold problems, as many of them as an iteration has prompts, each rank its share."""
-        return self.roll_out(gold_problems(self)).chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
+        episodes = self.roll_out(gold_problems(self), judged_by=judged_by)
+        return episodes.chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
 
     def stop(self, reason: str) -> None:
         """End training after this iteration, and say why."""

@@ -14,14 +14,17 @@ from ippo.doctor import cost, gold_size, rewards, sampling, texts
 from ippo.doctor import scores as agreement
 from ippo.doctor.examined import Examined
 from ippo.doctor.finding import Finding, grade, report
+from ippo.doctor.gold_style import gold_style
 from ippo.influence.exact import Backend
 from ippo.influence.hooks import UncoveredLayerError
 from ippo.models import response_logits, response_logprobs
 from ippo.models.memory import bytes_of, free_memory
+from ippo.ppo.gold_style import own_surprise
 from ippo.ppo.responses import arguments
 from ippo.ppo.stopwatch import now
 from ippo.rewards import Judge
 from ippo.rollout.episodes import Episodes
+from ippo.sft import demonstration_loss
 
 Check = Callable[[Examined], Finding]
 
@@ -50,6 +53,7 @@ def examine(examined: Examined, compared: int, iterations: int, needed: int) -> 
         "backends": lambda one: check_backends(few(with_signal(one))),
         "batch composition": lambda one: check_composition(few(with_signal(one))),
         "bfloat16": lambda one: check_half_precision(with_signal(one)),
+        "gold style": check_gold_style,
         "gold set": lambda one: check_gold_set(with_signal(one)),
         "memory": lambda one: cost.memory(needed, free_memory() + bytes_of(one.module)),  # it is loaded already
         "time": lambda one: check_time(one, iterations),
@@ -175,6 +179,15 @@ def check_half_precision(examined: Examined) -> Finding:
     there = examined.score(dataclasses.replace(examined.episodes, old_logprobs=old), policy=other)
     here = examined.score(examined.episodes)
     return agreement.half_precision(*((there, here) if examined.half else (here, there)), own=examined.half)
+
+
+@torch.no_grad()
+def check_gold_style(examined: Examined) -> Finding:
+    """Hold the gold solutions' loss against that of the policy's own answers."""
+    module, episodes = examined.module, examined.episodes
+    chunks = examined.gold.chunks(module.ppo.micro_batch_size)
+    gold_loss = torch.cat([demonstration_loss(module.model.policy, part) for part in chunks]).mean()
+    return gold_style(float(gold_loss), own_surprise(episodes.old_logprobs, episodes.response_mask))
 
 
 def check_gold_set(examined: Examined) -> Finding:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
 
 from ippo.data.demonstrations import encode_demonstrations
 from ippo.data.task import Columns, columns
-from ippo.distributed import no_sync, rank, world_size
+from ippo.distributed import gather, no_sync, rank, world_size
 from ippo.errors import require
 from ippo.models.configuration import context_length
 from ippo.rollout.sequences import Sequences
@@ -89,6 +91,17 @@ def gold_problems(module: Any) -> Columns:
     rows = [gold[place] for place in places[: data.options.prompts_per_iteration]]
     require(len(rows) >= world_size(), "task.gold", len(rows), f"give each of the {world_size()} ranks a problem")
     return columns(rows[rank() :: world_size()])
+
+
+def say_if_alike(rewards: Tensor) -> None:
+    """Warn that answers to the gold problems, of all ranks, give no direction: what is above their mean is nothing, or
+    the price of a divergence alone."""
+    found = gather(rewards)[0]
+    if len(found) and bool((found == found[0]).all()):
+        rank_zero_warn(
+            f"all {len(found)} answers to the gold problems earn {float(found[0]):g}, so that they give no direction: "
+            "give gold problems that the policy can solve, and not always"
+        )
 
 
 def prompt_data(module: Any) -> Any:

@@ -33,7 +33,7 @@ from ippo.models.sharding import ranks_of, shard
 from ippo.ppo.curves import add_norms, add_up, rollout_curves, update_curves
 from ippo.ppo.engine_gap import GapWarning, importance_of
 from ippo.ppo.evaluation import Evaluation, seed_of
-from ippo.ppo.gold import gold_problems, gold_share, mix_in_gold
+from ippo.ppo.gold import gold_problems, gold_share, mix_in_gold, say_if_alike
 from ippo.ppo.logprobs import LogprobPass, logprob_pass
 from ippo.ppo.objective import PolicyObjective
 from ippo.ppo.optimizer import optimizer_and_schedule, take_up_rates
@@ -133,7 +133,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
         Args:
             batch: prompts and whatever the reward reads.
             emit_logprob_pass: let callbacks take the responses' log-probabilities in a pass of their own.
-            judged_by: what the advantages are made of: the training's reward, or the task's check.
+            judged_by: the training's reward, or the task's check.
         """
         responses = self._respond(batch, self.ppo.samples_per_prompt, self.sampling)
         earned, rewards = self._earned(responses, judged_by)
@@ -173,9 +173,10 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
 
     def _earned(self, responses: Responses, judged_by: JudgedBy = "reward") -> tuple[Earned, Tensor]:
         """What the reward functions give to responses, or the check does, and [n] what each earns of it."""
-        truth: list[float | None] = [float(right) for right in responses.verdicts.right]
-        by_check = judged_by == "check"
-        earned = Earned(truth, {"check": truth}) if by_check else self.rewards.to(self.device)(**responses.arguments)
+        if judged_by == "check":
+            earned = responses.verdicts.as_earned()
+        else:
+            earned = self.rewards.to(self.device)(**responses.arguments)
         ceiling = self.ppo.unfinished_reward
         return earned, with_ceiling(earned.tensor.to(self.device), responses.finished, ceiling)
 
@@ -312,6 +313,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
     def validation_rollout(self, judged_by: JudgedBy = "reward") -> list[Episodes]:
         """Fresh episodes on the gold problems, as many of them as an iteration has prompts, each rank its share."""
         episodes = self.roll_out(gold_problems(self), judged_by=judged_by)
+        say_if_alike(episodes.rewards)
         return episodes.chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
 
     def stop(self, reason: str) -> None:

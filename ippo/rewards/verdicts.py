@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ippo.errors import require
+from ippo.rewards.functions import Earned
 from ippo.rewards.steps import CHAIN_CLASSES, ChainClass
 
 Check = Callable[..., Mapping[str, Sequence[Any]]]
@@ -53,6 +54,11 @@ class Verdicts:
     def extras(self) -> dict[str, Sequence[Any]]:
         """As columns of episodes."""
         return {"answer": self.answers, "correct": self.correct, "chain": self.chains, **self.others}
+
+    def as_earned(self) -> Earned:
+        """1 for each right answer, in the place of what a reward would give."""
+        truth: list[float | None] = [float(right) for right in self.right]
+        return Earned(truth, {"check": truth})
 
 
 class Judge:

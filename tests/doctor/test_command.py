@@ -59,7 +59,7 @@ def test_a_healthy_patient(trained: Path, capsys: pytest.CaptureFixture[str]) ->
     out = capsys.readouterr().out
     assert "Warm start: none here; the run makes 1500 steps first" in out
     assert re.search(r"^Healthy.*\. Looked at 32 episodes in \d+ s\.$", out, re.MULTILINE)
-    assert len(re.findall(r"  (?:ok|warning)  ", out)) == 16
+    assert len(re.findall(r"  (?:ok|warning)  ", out)) == 17
 
 
 def test_a_healthy_patient_in_the_precision_of_its_run(
@@ -88,6 +88,10 @@ class TestPlantedDefects:
     def test_two_gold_solutions(self, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([*SMALL, f"--policy={trained}", "--embedded.gold_size=2"]) == 1
         assert states(capsys, "wrong") == {"gold set"}
+
+    def test_gold_solutions_in_another_style(self, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([*SMALL, f"--policy={trained}", "--embedded.gold_style=words"]) == 1
+        assert "gold style" in states(capsys, "wrong")
 
     def test_an_end_that_is_never_written(
         self, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -147,7 +151,7 @@ class TestPlantedDefects:
         assert main([*SMALL, f"--policy={tmp_path}"]) == 1
         out = capsys.readouterr().out
         assert re.search(r"^ ?finite numbers +wrong +0 of 32 episodes", out, re.MULTILINE)
-        assert out.count("not checked: there is no usable episode") == 9
+        assert out.count("not checked: there is no usable episode") == 10
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ippo.doctor import cost, gold_size, rewards, sampling, scores, texts
+from ippo.doctor.gold_style import gold_style
 
 
 @pytest.fixture
@@ -206,6 +207,13 @@ class TestGoldSize:
         assert more is not None
         assert gold_size.reliability(0.3, factor=2 * more / 32) == pytest.approx(0.8, abs=0.01)
         assert gold_size.needed(-0.1, rows=32) is None
+
+
+@pytest.mark.parametrize(("gold_loss", "state"), [(0.3, "ok"), (1.2, "ok"), (1.4, "warning"), (2.4, "wrong")])
+def test_gold_solutions_surprise_about_as_much_as_own_answers(gold_loss: float, state: str) -> None:
+    finding = gold_style(gold_loss, own=0.3)
+    assert finding.state == state
+    assert bool(finding.remedy) == (state != "ok")
 
 
 class TestCost:

@@ -300,6 +300,32 @@ class TestBinding:
         def optimizers(self) -> torch.optim.Optimizer:
             return self.optimizer
 
+    def test_of_returns_that_the_check_judges(self) -> None:
+        """The host is asked for such a rollout; one that knows rewards alone is never asked for more."""
+        module, _ = CASES["mlp"]()
+        host, asked = self.Host(module), []
+
+        def judged(judged_by: str) -> list[Tensor]:
+            asked.append(judged_by)
+            return [host.gold]
+
+        host.validation_rollout = judged  # type: ignore[assignment, method-assign]
+        ReturnDirection("validation", judged_by="check").bind(host).compute(module)
+        assert asked == ["check"]
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"on": "validation", "judged_by": "jury"}, "judged_by = 'jury': use reward or check"),
+            ({"on": "buffer", "judged_by": "check"}, "use on='validation'"),
+            ({"on": "validation", "judged_by": "check", "loss": squares}, "your batches are judged already"),
+        ],
+    )
+    def test_refuses_a_judge_where_there_is_nothing_to_judge(self, options: dict[str, Any], said: str) -> None:
+        with pytest.raises(UsageError) as refusal:
+            ReturnDirection(**options)
+        assert said in str(refusal.value)
+
     @pytest.mark.parametrize("on", ["buffer", "validation"])
     def test_of_returns(self, on: Any) -> None:
         module, batch = CASES["mlp"]()

@@ -13,8 +13,10 @@ from ippo.errors import require
 from ippo.events import require_logging
 from ippo.influence import Direction, ValidationDirection
 from ippo.models.hidden import middle_layer
+from ippo.ppo.gold_style import StyleWarning
 from ippo.ppo.logprobs import LogprobPass
 from ippo.rollout.episodes import Episodes
+from ippo.sft import demonstration_loss
 
 
 class BufferUnit(Unit):
@@ -36,6 +38,8 @@ class BufferUnit(Unit):
         if "features" in self.keep.reads and hasattr(self.module, "objective"):  # other modules' buffers bring them
             middle_layer(self.scoring.policy)
         self._emitted = False
+        gold = getattr(self.direction.direction, "direction", self.direction.direction)  # within Adam's view of it
+        self._style = StyleWarning(self.options.name) if getattr(gold, "loss", None) is demonstration_loss else None
 
     def on_logprob_pass(self, look: LogprobPass) -> LogprobPass:
         """Take the old log-probabilities in forward mode: with them come their jvps, and from those the scores."""
@@ -59,6 +63,8 @@ class BufferUnit(Unit):
         self.curves.rollout(self.module, selection, self.direction.loss, episodes, self.batches - 1)
         effect = self.takes_effect(selection, own, episodes)
         if isinstance(buffer, Episodes):
+            if self._style is not None and self.direction.loss is not None:
+                self._style.look_at(self.direction.loss, buffer)
             if effect and self.options.drop_tokens:
                 buffer = self.scoring.silenced(buffer)
             buffer = buffer.with_extras(**{self._column: selection.scores[own].tolist()})

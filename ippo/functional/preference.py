@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ippo.functional.layout import check_axes
 
 
-def preference_loss(chosen: Tensor, rejected: Tensor, beta: float = 2.0, margin: float = 0.5) -> Tensor:
-    r"""How far the policy is from preferring the chosen answer by a margin, without a reference policy (SimPO).
+def preference_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    r"""By how much the rejected answer is likelier than the chosen one: DPO's loss for a policy that is its own
+    reference, but for a factor.
 
-    .. math:: \ell_i = -\log \sigma(\beta (c_i - r_i) - \gamma)
+    .. math:: \ell_i = \log \pi(y_r \mid x) - \log \pi(y_c \mid x)
+
+    DPO's loss is :math:`-\log \sigma(\beta (h_c - h_r))` with log-ratios h to a reference. Where the policy is the
+    reference these are 0, and the gradient is :math:`\tfrac{\beta}{2} \nabla \ell_i`: every pair weighs the same, and
+    tokens with which both answers begin cancel. By means over tokens instead they would not: a first step that both
+    have right would be unlearned where the rejected answer is the shorter one.
 
     Args:
-        chosen: [n] mean log-probability of a chosen answer's tokens, c, in nats a token.
-        rejected: [n] that of the answer it is preferred to, r.
-        beta: of the difference, above 0.
-        margin: gamma, at least 0.
+        chosen: [n] log-probability of a whole chosen answer, in nats.
+        rejected: [n] that of the answer it is preferred to.
 
     Returns:
-        [n], in nats; its gradient is beta (1 - sigma) times that of r - c, so that pairs that are told apart well
-        weigh little.
+        [n], in nats; negative where the chosen answer is the likelier.
 
     Raises:
-        ValueError: if shapes disagree, or an option is out of range.
+        ValueError: if shapes disagree.
 
     Source:
-        SimPO (arXiv 2405.14734), equation 6.
+        DPO (arXiv 2305.18290), the gradient after equation 7.
 
     Example:
-        >>> preference_loss(torch.tensor([-1.0]), torch.tensor([-1.0]), margin=0.0)  # a coin's: log 2
-        tensor([0.6931])
+        >>> preference_loss(chosen=torch.tensor([-3.0]), rejected=torch.tensor([-5.0]))
+        tensor([-2.])
     """
     check_axes("n n", chosen=chosen, rejected=rejected)
-    if beta <= 0 or margin < 0:
-        raise ValueError(f"beta must be above 0 and the margin at least 0, got beta={beta}, margin={margin}")
-    return torch.nn.functional.softplus(margin - beta * (chosen - rejected))
+    return rejected - chosen

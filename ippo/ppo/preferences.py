@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Union
 
@@ -16,11 +15,11 @@ from ippo.data.demonstrations import encode_demonstrations
 from ippo.data.source import Source
 from ippo.distributed import rank, world_size
 from ippo.errors import UsageError, require
-from ippo.functional import preference_loss
+from ippo.functional import aggregate, preference_loss
 from ippo.influence import Buffer, Direction, ValidationDirection
+from ippo.models import response_logprobs
 from ippo.models.configuration import context_length
 from ippo.rollout.sequences import Sequences, within_budget
-from ippo.sft import demonstration_loss
 
 COLUMNS = ("prompt", "chosen", "rejected")
 
@@ -51,10 +50,12 @@ class Pairs:
         return [self.rows(index) for index in places]
 
 
-def preference_losses(policy: nn.Module, pairs: Pairs, beta: float = 2.0, margin: float = 0.5) -> Tensor:
+def preference_losses(policy: nn.Module, pairs: Pairs) -> Tensor:
     """[n] :func:`ippo.functional.preference_loss` of each pair, the prompt not counted."""
-    chosen, rejected = (-demonstration_loss(policy, side) for side in (pairs.chosen, pairs.rejected))
-    return preference_loss(chosen, rejected, beta, margin)
+    chosen, rejected = (
+        aggregate(response_logprobs(policy, side), side.response_mask, "sum") for side in (pairs.chosen, pairs.rejected)
+    )
+    return preference_loss(chosen, rejected)
 
 
 class PreferenceDirection(Direction):
@@ -68,19 +69,13 @@ class PreferenceDirection(Direction):
     Args:
         pairs: rows with ``prompt``, ``chosen`` and ``rejected``, or a file of them (JSON lines, JSON, CSV, parquet).
             A prompt is the text that the policy reads, its chat template included.
-        beta, margin: of :func:`ippo.functional.preference_loss`.
 
     Raises:
-        UsageError: if there is no pair, a text is missing, the two answers of a pair are the same, or an option is out
-            of range; when it is bound to a module, if a row is longer than the policy's context.
+        UsageError: if there is no pair, a text is missing, or the two answers of a pair are the same; when it is bound
+            to a module, if a row is longer than the policy's context.
     """
 
-    def __init__(
-        self, pairs: Union[str, Path, Sequence[Mapping[str, Any]]], beta: float = 2.0, margin: float = 0.5
-    ) -> None:
-        require(0 < beta < math.inf, "beta", beta, "use a number above 0")
-        require(0 <= margin < math.inf, "margin", margin, "use a number of at least 0")
-        self.beta, self.margin = beta, margin
+    def __init__(self, pairs: Union[str, Path, Sequence[Mapping[str, Any]]]) -> None:
         if isinstance(pairs, str | Path):
             found = Source("a file of pairs", COLUMNS, argument="pairs").read(pairs)
             pairs = [row for rows in found.values() for row in rows]
@@ -101,8 +96,7 @@ class PreferenceDirection(Direction):
         own = Pairs(*halves).rows(torch.arange(rank(), len(self.pairs), world_size()))
         size, tokens = host.ppo.micro_batch_size, host.ppo.token_budget  # of which a pair takes both halves
         batches = own.to(host.device).chunks(max(1, size // 2), None if tokens is None else tokens / 2)
-        losses = partial(preference_losses, beta=self.beta, margin=self.margin)
-        return ValidationDirection(getattr(host, "prepare_batches", list)(batches), losses)
+        return ValidationDirection(getattr(host, "prepare_batches", list)(batches), preference_losses)
 
     def compute(self, module: nn.Module, buffer: Buffer | None = None) -> dict[str, Tensor]:
         raise UsageError("direction", "PreferenceDirection()", "bind it to a PPOModule, as a filter does")

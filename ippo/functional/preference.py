@@ -32,7 +32,7 @@ def preference_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
         DPO (arXiv 2305.18290), the gradient after equation 7.
 
     Example:
-        >>> preference_loss(chosen=torch.tensor([-3.0]), rejected=torch.tensor([-5.0]))
+        >>> preference_loss(chosen=Tensor([-3.0]), rejected=Tensor([-5.0]))
         tensor([-2.])
     """
     check_axes("n n", chosen=chosen, rejected=rejected)

@@ -21,7 +21,8 @@ def spelt_out(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
         words, changes[option] = apart(words, option)
     if not any(changes.values()):
         return words
-    chosen = parser.parse_args(words)
+    # The first parse is not the last: what it would print lacks the changes.
+    chosen = parser.parse_args([word for word in words if word.partition("=")[0] != "--print_config"])
     for option, changed in changes.items():
         name, known = chosen[option], _NAMED[option]
         if changed and isinstance(name, str) and name in known:

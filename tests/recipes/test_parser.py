@@ -92,6 +92,19 @@ class TestFilter:
             assert getattr(found.weight, "min_effective", None) == (0.5 if name == "tempered" else None)
             assert isinstance(found.keep, PositiveProbe if name == "probe" else PositiveScore)
 
+    @pytest.mark.parametrize("name", [[], ["--filter=probe"]], ids=["by default", "named"])
+    def test_a_printed_configuration_has_the_changes_and_runs_as_it_says(
+        self, name: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        direction = ["--filter.direction=ReturnDirection", "--filter.direction.on=validation"]
+        with pytest.raises(SystemExit, match="0"):
+            main([*name, *direction, "--filter.min_survival=0.3", "--print_config"])
+        (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
+        parser = build_parser("recipe", "description", EMBEDDED)
+        _, options = parse(parser, [f"--config={tmp_path / 'mine.yaml'}"])
+        assert options.filter.min_survival == 0.3
+        assert (options.filter.direction.on, options.filter.direction.judged_by) == ("validation", "reward")
+
     def test_a_run_goes_on_with_its_own_unless_another_is_named(self, tmp_path: Path) -> None:
         parser = build_parser("recipe", "", EMBEDDED)
         parser.save(parse(parser, ["--filter=uniform", "--filter.patience=7"])[0], str(tmp_path / "config.yaml"))

@@ -311,7 +311,7 @@ def _other_gold(found: dict[str, Pairs]) -> list[str]:
     if not rows:
         return []
     return [
-        "## Few gold solutions, and others, hole `short`",
+        "## Few gold solutions, hole `short`",
         "",
         *table(["solutions", "policy", "EM", "verifier believes", "greedy EM", "hacked"], rows),
         "",

@@ -19,7 +19,7 @@ from ippo.callbacks.influence.scored import Scored
 from ippo.callbacks.influence_filter import InfluenceFilterCallback
 from ippo.distributed import gather, rank
 from ippo.errors import require
-from ippo.influence import Alarm, Direction, RewardHackingDetector
+from ippo.influence import AdamPreconditioned, Alarm, Direction, ReturnDirection, RewardHackingDetector
 from ippo.rollout.episodes import Episodes, write_parquet
 
 RowRewards = Union[Callable[..., Any], str]
@@ -90,7 +90,8 @@ class RewardHackingMonitor(L.Callback):
         remedy = "no such InfluenceFilterCallback is there: add one, with dry_run=True if it shall not act"
         require(bool(heard), "filter", self.filter, remedy)
         self._heard = heard[0].name
-        remedy = "its scores compare rows with one another: give it direction=ValidationDirection(gold batches, losses)"
+        said = "its scores compare rows with one another, or with what the watched reward itself says"
+        remedy = f"{said}: give it direction=ValidationDirection(gold batches, losses), or judged_by='check'"
         require(knows_gold(heard[0]), "filter", self._heard, remedy)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -222,10 +223,13 @@ class RewardHackingMonitor(L.Callback):
 
 
 def knows_gold(influence_filter: InfluenceFilterCallback) -> bool:
-    """Whether a filter holds rows against something apart from them."""
+    """Whether a filter holds rows against something apart from them, and from the reward that is watched."""
     direction = influence_filter.direction
     if direction is None:
         return influence_filter.unit == "buffer"  # by default the gold solutions; of a batch its own mean
+    inner = direction.direction if isinstance(direction, AdamPreconditioned) else direction
+    if isinstance(inner, ReturnDirection) and inner.loss is None and inner.judged_by == "reward":
+        return False
     return not (isinstance(direction, Direction) and direction.needs_buffer)
 
 

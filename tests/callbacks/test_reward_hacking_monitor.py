@@ -20,7 +20,14 @@ from torch.utils.data import DataLoader
 from ippo import Episodes, PromptDataModule, emit
 from ippo.callbacks import InfluenceFilterCallback, IterationCheckpoint, RewardHackingMonitor
 from ippo.errors import UsageError
-from ippo.influence import BufferDirection, ExactScorer, RewardHackingDetector, ValidationDirection
+from ippo.influence import (
+    AdamPreconditioned,
+    BufferDirection,
+    ExactScorer,
+    ReturnDirection,
+    RewardHackingDetector,
+    ValidationDirection,
+)
 
 QUIET, LOUD = [1.0] * 8, [-1.0, -3.0, -2.0, -8.0, -5.0, -4.0, -7.0, -6.0]
 
@@ -278,8 +285,10 @@ class TestRefuses:
             ([{"name": "quality"}], {"filter": "toxicity"}, "filter = 'toxicity': no such"),
             ([{"direction": BufferDirection()}], {}, "filter = 'influence': its scores compare rows with one another"),
             ([{"unit": "batch", "losses": losses}], {}, "filter = 'influence': its scores compare rows"),
+            ([{"direction": ReturnDirection("validation")}], {}, "or with what the watched reward itself says"),
+            ([{"direction": AdamPreconditioned(ReturnDirection("validation"))}], {}, "watched reward itself"),
         ],
-        ids=["no filter", "no filter of that name", "a direction of the buffer", "the batch's own direction"],
+        ids=["no filter", "other name", "a direction of the buffer", "the batch's own", "its reward's", "by Adam"],
     )
     def test_what_it_could_not_hear(
         self,
@@ -293,6 +302,14 @@ class TestRefuses:
         heard = [InfluenceFilterCallback(**one) for one in filters]
         with pytest.raises(UsageError, match=re.escape(message)):
             make_trainer(*heard, RewardHackingMonitor(**options)).fit(module, data)
+
+    def test_no_answers_that_the_truth_has_judged(
+        self, module: Any, make_trainer: MakeTrainer, data: PromptDataModule
+    ) -> None:
+        by_truth = InfluenceFilterCallback(direction=ReturnDirection("validation", judged_by="check"), dry_run=True)
+        monitor = RewardHackingMonitor()
+        make_trainer(by_truth, monitor).fit(module, data)
+        assert monitor.detector.iterations == 1
 
     @pytest.mark.parametrize(
         ("options", "message"),

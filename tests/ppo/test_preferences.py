@@ -135,3 +135,19 @@ def test_by_a_file_on_the_recipes_command_line(tmp_path: Path) -> None:
     assert main([*SMALL, *own, "--sft.steps=5", "--trainer.limit_val_batches=0"]) == 0
     assert len(summary(tmp_path / "run")["iterations"]) == 2
     assert main([*SMALL, *own, "--sft.steps=5", "--trainer.limit_val_batches=0", "--resume"]) == 0
+
+
+def test_so_many_pairs_at_a_time_where_direction_rows_says_so(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
+) -> None:
+    def losses(rows: int | None) -> list[float]:
+        recorder = Recorder()
+        scored = InfluenceFilterCallback.paper(direction=PreferenceDirection(ROWS), direction_rows=rows, **FREE)
+        module = make_module(micro_batch_size=1, learning_rate=1e-9, value_learning_rate=1e-9)
+        make_trainer(scored, recorder, max_epochs=4).fit(module, data)
+        return [curves["influence/gold_loss"] for curves in recorder.curves]
+
+    whole, one = losses(None), losses(1)
+    assert len(set(one[:3])) == 3  # each pair in its turn, then the first again
+    assert one[3] == pytest.approx(one[0], abs=1e-3)
+    assert sum(one[:3]) / 3 == pytest.approx(whole[0], abs=1e-3)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from ippo.distributed import total_of
 from ippo.functional import sft_loss
 from ippo.influence.direction import mean_over_ranks
 from ippo.rollout.episodes import Episodes
@@ -40,7 +41,7 @@ class StyleWarning:
 
     def look_at(self, gold_loss: float, episodes: Episodes) -> None:
         """Take in the loss of the gold solutions, in nats a token, and the buffer that is scored along its gradient."""
-        if self._looked:
+        if self._looked or not total_of(len(episodes), episodes.old_logprobs.device):  # an earlier filter left nothing
             return
         self._looked, own = True, own_surprise(episodes.old_logprobs, episodes.response_mask)
         if gold_loss - own > FOREIGN:

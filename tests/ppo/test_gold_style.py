@@ -45,6 +45,15 @@ def test_it_is_told_once_and_only_where_they_surprise_far_more_than_own_answers(
     assert "judged_by='check'" in message
 
 
+def test_it_waits_for_an_answer_where_an_earlier_filter_has_left_none() -> None:
+    episodes = make_episodes(3)
+    own = own_surprise(episodes.old_logprobs, episodes.response_mask)
+    watch = StyleWarning("guard")
+    watch.look_at(own + 9, episodes.rows(torch.zeros(3, dtype=torch.bool)))
+    with pytest.warns(UserWarning, match=FOREIGN):
+        watch.look_at(own + 9, episodes)
+
+
 @pytest.mark.parametrize(
     ("direction", "expected"),
     [(None, True), (AdamPreconditioned(), True), (BufferDirection(), False)],

@@ -62,9 +62,9 @@ class PreferenceDirection(Direction):
     """The gradient of the mean preference loss of gold pairs, in the place of gold solutions.
 
     An episode then scores above 0 if a step on it makes the policy prefer the chosen answers more: what they have, and
-    the rejected ones lack, is what counts. It tells gamed answers from right ones and gives the alarm; a filter that acts
-    by it drives the policy away from the rejected answers without end (docs/gold.md). The pairs are never trained on. For a
-    :class:`ippo.PPOModule`, whose tokenizer they take; any other loss of any other gold set goes into a
+    the rejected ones lack, is what counts. It tells gamed answers from right ones and gives the alarm; a filter that
+    acts by it drives the policy away from the rejected answers without end (docs/gold.md). The pairs are never trained
+    on. For a :class:`ippo.PPOModule`, whose tokenizer they take; any other loss of any other gold set goes into a
     :class:`~ippo.influence.ValidationDirection`.
 
     Args:

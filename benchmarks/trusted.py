@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from preferences import LOOKS, seen
 
 from ippo.experiments import compare
 from ippo.experiments.comparison.page import table
@@ -86,6 +87,9 @@ def main() -> None:
             sys.exit(code)
         train_on_trusted(options.out, seeds[-1])
         print(tables(options.out, seeds), flush=True)
+        print(f"\nFilter by the gold solutions, seed {seeds[-1]}:\n")
+        head = ["score above 0", *(f"iteration {look}" for look in LOOKS)]
+        print("\n".join(table(head, seen(options.out / f"{FILTER}-seed{seeds[-1]}"))), flush=True)
 
 
 if __name__ == "__main__":

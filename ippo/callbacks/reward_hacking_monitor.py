@@ -19,7 +19,8 @@ from ippo.callbacks.influence.scored import Scored
 from ippo.callbacks.influence_filter import InfluenceFilterCallback
 from ippo.distributed import gather, rank
 from ippo.errors import require
-from ippo.influence import AdamPreconditioned, Alarm, Direction, ReturnDirection, RewardHackingDetector
+from ippo.influence import Alarm, Direction, ReturnDirection, RewardHackingDetector
+from ippo.influence.directions import without_adam
 from ippo.rollout.episodes import Episodes, write_parquet
 
 RowRewards = Union[Callable[..., Any], str]
@@ -227,7 +228,7 @@ def knows_gold(influence_filter: InfluenceFilterCallback) -> bool:
     direction = influence_filter.direction
     if direction is None:
         return influence_filter.unit == "buffer"  # by default the gold solutions; of a batch its own mean
-    inner = direction.direction if isinstance(direction, AdamPreconditioned) else direction
+    inner = without_adam(direction)
     if isinstance(inner, ReturnDirection) and inner.loss is None and inner.judged_by == "reward":
         return False
     return not (isinstance(direction, Direction) and direction.needs_buffer)

@@ -106,9 +106,7 @@ class EmbeddedOptions:
             "use at least 2 and at most max_steps",
         )
         steps, within = self.gold_steps, f"use {self.min_steps} to {self.max_steps}, or null for all"
-        require(
-            steps is None or self.min_steps <= steps <= self.max_steps, "embedded.gold_steps", self.gold_steps, within
-        )
+        require(steps is None or self.min_steps <= steps <= self.max_steps, "embedded.gold_steps", steps, within)
         require(self.gold_style in get_args(GoldStyle), "embedded.gold_style", self.gold_style, "use same or words")
         verifier = ("verifier_error", "verifier_error_icc", "verifier_hole_rate")
         for kind in ("wrong_step", "nonsense", "shortcut", "gold_error", *verifier):

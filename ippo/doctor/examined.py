@@ -103,12 +103,10 @@ def let_write(
         mixed: whether the run computes in bfloat16 with float32 weights; then call this within such an autocast.
     """
     context = context_length(module.model.policy)
-    gold = encode_demonstrations(module.tokenizer, task.gold, context, "task.gold", module.ends.closing).to(
-        module.device
-    )
+    gold = encode_demonstrations(module.tokenizer, task.gold, context, "task.gold", module.ends.closing)
     prompts = -(-episodes // module.ppo.samples_per_prompt)
     data = PromptDataModule(task, PromptOptions(prompts_per_iteration=prompts), seed)
     start = now(module.device)
     written = module.roll_out(next(iter(data.train_dataloader())))
     seconds = now(module.device) - start
-    return Examined(task, module, gold, written, seconds, prompts_per_iteration, parameters, mixed)
+    return Examined(task, module, gold.to(module.device), written, seconds, prompts_per_iteration, parameters, mixed)

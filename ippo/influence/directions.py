@@ -147,6 +147,11 @@ class AdamPreconditioned(Direction):
         }
 
 
+def without_adam(direction: Any) -> Any:
+    """A direction as it is, where this is Adam's view of it; any other one unchanged."""
+    return direction.direction if isinstance(direction, AdamPreconditioned) else direction
+
+
 def second_moments(optimizer: torch.optim.Optimizer) -> dict[Tensor, Tensor]:
     """Adam's bias-corrected second moment of every parameter that has taken a step.
 

@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor
 
 from ippo.data.demonstrations import encode_demonstrations
 from ippo.data.task import Columns, columns
 from ippo.distributed import gather, no_sync, rank, world_size
 from ippo.errors import require
+from ippo.influence.directions import JudgedBy
 from ippo.models.configuration import context_length
+from ippo.rollout.episodes import Episodes
 from ippo.rollout.sequences import Sequences
 from ippo.rollout.sharded import as_many_calls
 from ippo.sft import demonstration_loss
@@ -93,15 +94,17 @@ def gold_problems(module: Any) -> Columns:
     return columns(rows[rank() :: world_size()])
 
 
-def say_if_alike(rewards: Tensor) -> None:
-    """Warn that answers to the gold problems, of all ranks, give no direction: what is above their mean is nothing, or
-    the price of a divergence alone."""
-    found = gather(rewards)[0]
-    if len(found) and bool((found == found[0]).all()):
+def answered_gold(module: Any, judged_by: JudgedBy) -> Episodes:
+    """The policy's answers to :func:`gold_problems`. Where those of all ranks earn the same they give no direction, and a
+    warning says so."""
+    episodes: Episodes = module.roll_out(gold_problems(module), judged_by=judged_by)
+    earned = gather(episodes.rewards)[0]
+    if len(earned) and bool((earned == earned[0]).all()):
         rank_zero_warn(
-            f"all {len(found)} answers to the gold problems earn {float(found[0]):g}, so that they give no direction: "
-            "give gold problems that the policy can solve, and not always"
+            f"all {len(earned)} answers to the gold problems earn {float(earned[0]):g}, so that they give no "
+            "direction: give gold problems that the policy can solve, and not always"
         )
+    return episodes
 
 
 def prompt_data(module: Any) -> Any:

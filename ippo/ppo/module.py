@@ -33,7 +33,7 @@ from ippo.models.sharding import ranks_of, shard
 from ippo.ppo.curves import add_norms, add_up, rollout_curves, update_curves
 from ippo.ppo.engine_gap import GapWarning, importance_of
 from ippo.ppo.evaluation import Evaluation, seed_of
-from ippo.ppo.gold import gold_problems, gold_share, mix_in_gold, say_if_alike
+from ippo.ppo.gold import answered_gold, gold_share, mix_in_gold
 from ippo.ppo.logprobs import LogprobPass, logprob_pass
 from ippo.ppo.objective import PolicyObjective
 from ippo.ppo.optimizer import optimizer_and_schedule, take_up_rates
@@ -173,10 +173,8 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
 
     def _earned(self, responses: Responses, judged_by: JudgedBy = "reward") -> tuple[Earned, Tensor]:
         """What the reward functions give to responses, or the check does, and [n] what each earns of it."""
-        if judged_by == "check":
-            earned = responses.verdicts.as_earned()
-        else:
-            earned = self.rewards.to(self.device)(**responses.arguments)
+        by_truth = judged_by == "check"
+        earned = responses.verdicts.as_earned() if by_truth else self.rewards.to(self.device)(**responses.arguments)
         ceiling = self.ppo.unfinished_reward
         return earned, with_ceiling(earned.tensor.to(self.device), responses.finished, ceiling)
 
@@ -312,9 +310,7 @@ class PPOModule(OwnAttributeErrors, L.LightningModule):
 
     def validation_rollout(self, judged_by: JudgedBy = "reward") -> list[Episodes]:
         """Fresh episodes on the gold problems, as many of them as an iteration has prompts, each rank its share."""
-        episodes = self.roll_out(gold_problems(self), judged_by=judged_by)
-        say_if_alike(episodes.rewards)
-        return episodes.chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
+        return answered_gold(self, judged_by).chunks(self.ppo.micro_batch_size, self.ppo.token_budget)
 
     def stop(self, reason: str) -> None:
         """End training after this iteration, and say why."""

@@ -90,6 +90,8 @@ class PreferenceDirection(Direction):
 
     def bind(self, host: Any) -> Direction:
         """See :meth:`Direction.bind`; each rank reads its share."""
+        remedy = "it takes a PPOModule's tokenizer: elsewhere give ValidationDirection(batches, losses)"
+        require(hasattr(host, "ends"), "direction", "PreferenceDirection()", remedy)
         context, halves = context_length(host.model.policy), []
         for side in COLUMNS[1:]:
             rows = [{"prompt": row["prompt"], "solution": row[side]} for row in self.pairs]

@@ -116,6 +116,10 @@ class TestRefusals:
         with pytest.raises(UsageError, match="bind it to a PPOModule"):
             PreferenceDirection(ROWS).compute(torch.nn.Linear(1, 1))
 
+    def test_of_a_host_without_a_tokenizer(self) -> None:
+        with pytest.raises(UsageError, match="elsewhere give ValidationDirection"):
+            PreferenceDirection(ROWS).bind(L.LightningModule())
+
     def test_of_an_answer_that_is_longer_than_the_context(
         self, make_module: MakeModule, make_trainer: MakeTrainer, data: PromptDataModule
     ) -> None:

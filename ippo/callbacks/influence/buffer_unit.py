@@ -12,6 +12,7 @@ from ippo.callbacks.influence.unit import Unit
 from ippo.errors import require
 from ippo.events import require_logging
 from ippo.influence import Direction, ValidationDirection
+from ippo.influence.directions import without_adam
 from ippo.models.hidden import middle_layer
 from ippo.ppo.gold_style import StyleWarning
 from ippo.ppo.logprobs import LogprobPass
@@ -38,8 +39,8 @@ class BufferUnit(Unit):
         if "features" in self.keep.reads and hasattr(self.module, "objective"):  # other modules' buffers bring them
             middle_layer(self.scoring.policy)
         self._emitted = False
-        gold = getattr(self.direction.direction, "direction", self.direction.direction)  # within Adam's view of it
-        self._style = StyleWarning(self.options.name) if getattr(gold, "loss", None) is demonstration_loss else None
+        of_solutions = getattr(without_adam(self.direction.direction), "loss", None) is demonstration_loss
+        self._style = StyleWarning(self.options.name) if of_solutions else None
 
     def on_logprob_pass(self, look: LogprobPass) -> LogprobPass:
         """Take the old log-probabilities in forward mode: with them come their jvps, and from those the scores."""

@@ -95,8 +95,8 @@ def gold_problems(module: Any) -> Columns:
 
 
 def answered_gold(module: Any, judged_by: JudgedBy) -> Episodes:
-    """The policy's answers to :func:`gold_problems`. Where those of all ranks earn the same they give no direction, and a
-    warning says so."""
+    """The policy's answers to :func:`gold_problems`; warns where those of all ranks earn the same, and so give no
+    direction."""
     episodes: Episodes = module.roll_out(gold_problems(module), judged_by=judged_by)
     earned = gather(episodes.rewards)[0]
     if len(earned) and bool((earned == earned[0]).all()):
